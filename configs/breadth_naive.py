@@ -1,0 +1,15 @@
+"""Breadth-Naive: no top-ups, but one full batch for two epochs instead of PPO mini-batches.
+
+    python launch/tpu_run.py --config configs/breadth_naive.py
+
+The paper's batch is 3072 prompts; the embedded policy takes 256, `:countdown-3072` the real shape.
+"""
+
+from dars_jax import presets
+
+
+def get_config(argument: str = ""):
+    """`argument`: a preset of dars_jax/presets.py."""
+    config = presets.start(argument, broad=True)
+    config.rollout.num_stages = 1
+    return config.lock()

@@ -1,0 +1,85 @@
+"""How tokens see each other: packed rows for training, prompts for prefill, a cache for decoding.
+
+Letters: B rows, T tokens, S decode slots, C cache positions, H query heads, K key/value heads,
+d head size, G = H / K query heads per key/value head.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+_MASKED = -1e30  # finite: a row that sees nothing must give numbers, not NaN
+
+
+class Packing(NamedTuple):
+    """Which tokens of a packed row belong together.
+
+    Tokens of one group share its prompt, stored once as segment 0; segments 1, 2, … are the
+    group's rollouts in this row.  A token sees its own segment and its group's segment 0, up to
+    itself.  Group 0 is padding.
+    """
+
+    group: jax.Array  # int32[B,T]
+    segment: jax.Array  # int32[B,T]
+
+
+class LayerCache(NamedTuple):
+    """One layer's keys and values of all slots; index = position, stale entries lie above it."""
+
+    key: jax.Array  # [S,K,d,C]: the layout in which CPU and TPU read scores fastest
+    value: jax.Array  # [S,K,C,d]
+
+
+def packed_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, packing: Packing
+) -> tuple[jax.Array, None]:
+    """Causal attention inside packed rows, by one masked matrix per head."""
+    group, segment = packing
+    length = q.shape[1]
+    index = jnp.arange(length)
+    visible = index[:, None] >= index[None, :]
+    visible &= group[:, :, None] == group[:, None, :]
+    visible &= (segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == 0)
+    return _attend(q, k, v, visible), None
+
+
+def prompt_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, state: None
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Causal attention over right-padded prompts; keeps keys and values for the cache."""
+    index = jnp.arange(q.shape[1])
+    visible = (index[:, None] >= index[None, :])[None]
+    return _attend(q, k, v, visible), (k, v)
+
+
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array) -> jax.Array:
+    """q [B,T,H,d], k and v [B,U,K,d], visible bool[B or 1,T,U] -> [B,T,H,d]."""
+    b, t, h, d = q.shape
+    q = q.reshape(b, t, k.shape[2], h // k.shape[2], d)
+    scores = jnp.einsum("btkgd,bukd->bkgtu", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(visible[:, None, None], scores * d**-0.5, _MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bkgtu,bukd->btkgd", weights, v).reshape(b, t, h, d)
+
+
+def cached_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, state: tuple[LayerCache, jax.Array]
+) -> tuple[jax.Array, LayerCache]:
+    """One new token per slot against its cache; writes the token's key and value first.
+
+    state: the layer's cache and position int32[S] of the new token.  A position outside the cache
+    (an idle slot) writes nothing.
+    """
+    cache, position = state
+    s, _, h, d = q.shape
+    slots = jnp.arange(s)
+    key = cache.key.at[slots, :, :, position].set(k[:, 0].astype(cache.key.dtype), mode="drop")
+    value = cache.value.at[slots, :, position].set(v[:, 0].astype(cache.value.dtype), mode="drop")
+    q = q[:, 0].reshape(s, k.shape[2], h // k.shape[2], d)
+    scores = jnp.einsum("skgd,skdc->skgc", q, key, preferred_element_type=jnp.float32)
+    visible = jnp.arange(key.shape[-1])[None] <= position[:, None]
+    scores = jnp.where(visible[:, None, None], scores * d**-0.5, _MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    out = jnp.einsum("skgc,skcd->skgd", weights, value)
+    return out.reshape(s, 1, h, d), LayerCache(key, value)

@@ -1,0 +1,96 @@
+"""What the launch scripts share: flags, one-line errors, exit codes.
+
+Imports little at the top, so that a mistake on the command line shows at once.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+EXIT_USAGE = 2  # bad command line, configuration, data or directory
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "configuration file, FILE.py or FILE.py:PRESET; --config.section.key=VALUE "
+    "changes a setting (see dars_jax/config.py for all of them)", lock_config=True,
+)  # fmt: skip
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "directory of checkpoints, metrics and answers; continued if it holds a run "
+    "(default: runs/NAME after the configuration)",
+)  # fmt: skip
+
+
+def fail(message: str, code: int = EXIT_USAGE) -> None:
+    """Prints one line and exits."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns the errors a user can mend into one line; for set-up, not for the loop."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        fail(str(error))
+
+
+def _config_argument(argv: list[str]) -> str:
+    for flag, value in zip(argv, [*argv[1:], ""], strict=True):
+        if flag in ("--config", "-config"):
+            return value
+        if flag.startswith(("--config=", "-config=")):
+            return flag.split("=", 1)[1]
+    return ""
+
+
+def config_and_workdir() -> tuple[ConfigDict, Path]:
+    """The configuration, and the working directory, made and known to be writable."""
+    argument = _config_argument(sys.argv)
+    file, _, preset = argument.partition(":")
+    name = Path(file).stem + (f"-{preset.replace(',', '-')}" if preset else "")
+    workdir = Path(_WORKDIR.value or Path("runs") / name)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        fail(f"--workdir {workdir} is not writable: {error.strerror}")
+    return _CONFIG.value, workdir
+
+
+def start(main: Callable[[], int | None], usage: str) -> None:
+    """Parses the flags and runs main; its result is the exit code."""
+    sys.modules["__main__"].__doc__ = usage
+    argument = _config_argument(sys.argv)
+    file = argument.partition(":")[0]
+    asks_help = any(a.lstrip("-").startswith("help") for a in sys.argv[1:])
+    if not asks_help:
+        if not argument:
+            fail("--config is missing: name a file, for example --config configs/dars_b.py")
+        if not os.path.isfile(file):
+            fail(f"--config {file}: no such file")
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            rest = app.parse_flags_with_usage(argv)
+        except (AttributeError, KeyError, ValueError, TypeError) as error:
+            fail(_readable(error))
+        if len(rest) > 1:
+            fail(f"unexpected argument {rest[1]!r}: settings are given as --config.key=value")
+        return rest
+
+    try:
+        app.run(lambda _: main(), flags_parser=parse)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+
+
+def _readable(error: Exception) -> str:
+    text = str(error).strip("'\"").replace("\\n", " ").replace("\\'", "'")
+    return f"configuration: {text}"

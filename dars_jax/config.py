@@ -1,0 +1,134 @@
+"""Every setting with its default.
+
+Experiments are files under configs/ that change these defaults, which describe the embedded
+Countdown task.  `plan.py` checks the result; nothing else reads a ConfigDict.  This module imports
+little, so that a misspelt key is refused at once.
+"""
+
+import os
+from pathlib import Path
+
+import ml_collections
+
+ConfigDict = ml_collections.ConfigDict
+
+
+def defaults() -> ConfigDict:
+    """The settings of the embedded policy, GRPO without top-ups."""
+    c = ConfigDict()
+    c.seed = 0  # everything random follows from it
+
+    c.policy = ConfigDict()
+    c.policy.path = ""  # Hugging Face directory; "" is the embedded policy, trained when first used
+    c.policy.architecture = "countdown"  # sizes where no directory is given: a key of ARCHITECTURES
+    c.policy.dtype = "float32"  # of the computation; master weights are float32 always
+    c.policy.remat = "none"  # what the backward pass recomputes: a key of REMAT_POLICIES
+
+    c.data = ConfigDict()
+    c.data.train = "tfds:countdown:train"  # tfds:NAME:SPLIT, or a .jsonl or .parquet file
+    c.data.test = "tfds:countdown:test"
+    c.data.dir = ""  # where TFDS datasets lie; "" is the cache directory
+    c.data.prompt_field = "problem"
+    c.data.answer_field = "answer"
+    c.data.chat = False  # render prompts through the policy's chat template
+    c.data.system_prompt = ""  # first message of every chat
+    c.data.max_prompt_tokens = 10  # longer prompts are dropped, and counted
+    c.data.skip_bad_rows = False  # a broken row is an error unless this is set
+
+    c.reward = ConfigDict()
+    c.reward.name = "dars_jax.countdown:check"  # "math", or module:function(response, answer)
+    c.reward.num_workers = 2  # grading processes of "math"
+    c.reward.cpu_limit_s = 1.0  # CPU-seconds of one answer, "math" only
+
+    c.rollout = ConfigDict()
+    c.rollout.num_prompts = 32  # B, prompts of a step
+    c.rollout.n_pre = 8  # N, rollouts of every prompt in stage 1
+    c.rollout.n_max = 8  # most rollouts of a prompt in all stages
+    c.rollout.schedule = "none"  # "none", "et" or "hw": who gets top-ups
+    c.rollout.num_stages = 2  # 2 is the paper's: pre-rollouts and one top-up
+    c.rollout.barrier = False  # wait for a whole stage before the next; same rollouts, slower
+    c.rollout.temperature = 1.0
+    c.rollout.top_p = 1.0
+    c.rollout.top_k = 0  # 0 keeps the whole vocabulary
+    c.rollout.max_tokens = 8  # longest completion, its EOS included
+    c.rollout.slots = 256  # completions decoded at a time, per engine replica
+    c.rollout.prefixes = 256  # prompts kept prefilled, per engine replica
+    c.rollout.prefill_batch = 32  # prompts of one prefill, per engine replica
+    c.rollout.steps_per_dispatch = 16  # decode steps between two looks of the host
+
+    c.learner = ConfigDict()
+    c.learner.num_epochs = 2  # E
+    c.learner.num_minibatches = 1  # optimizer steps per epoch; 1 is the full batch
+    c.learner.use_std = False  # divide advantages by the group's standard deviation
+    c.learner.aggregation = "dr_grpo"  # or "token_mean", "sequence_mean"
+    c.learner.clip_low = 0.2
+    c.learner.clip_high = 0.2
+    c.learner.entropy_coef = 0.0  # bonus on the mean token entropy, per nat
+    c.learner.kl_coef = 0.0  # penalty on KL(policy || initial policy); 0 keeps no copy of it
+    c.learner.loss_scale = 1.0  # only the norm clip and Adam's eps can tell
+    c.learner.row_tokens = 64  # T, length of a packed row
+    c.learner.micro_batch_rows = 32  # b, over all devices
+    c.learner.max_micro_batches = 0  # capacity; 0 is enough for any step
+
+    c.optimizer = ConfigDict()
+    c.optimizer.learning_rate = 2e-4
+    c.optimizer.warmup_steps = 5  # optimizer steps
+    c.optimizer.beta1 = 0.9
+    c.optimizer.beta2 = 0.99
+    c.optimizer.eps = 1e-8
+    c.optimizer.weight_decay = 0.01
+    c.optimizer.clip_norm = 1.0
+
+    c.train = ConfigDict()
+    c.train.num_steps = 200
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = 5  # steps
+    c.checkpoint.keep = 2
+
+    c.eval = ConfigDict()
+    c.eval.every = 0  # steps; 0 evaluates before the first and after the last only
+    c.eval.num_samples = 128  # answers per held-out prompt
+    c.eval.temperature = 1.0
+    c.eval.top_p = 1.0
+
+    c.mesh = ConfigDict()
+    c.mesh.data = 1  # replicas of the parameters
+    c.mesh.fsdp = -1  # shards of the parameters; -1 takes the devices that are left
+    c.mesh.tensor = 1  # shards of heads, feed-forward and vocabulary
+    return c.lock()
+
+
+# A resumed run may change these: they do not enter the trajectory.
+FREE_KEYS = (
+    "train.num_steps", "checkpoint.every", "checkpoint.keep", "eval.every", "eval.num_samples",
+    "eval.temperature", "eval.top_p", "reward.num_workers", "data.dir", "rollout.barrier",
+    "rollout.prefixes",
+)  # fmt: skip
+
+
+def cache_dir() -> Path:
+    """Where prepared data, the embedded policy and compiled programs are kept between runs."""
+    root = os.environ.get("DARS_JAX_CACHE") or Path.home() / ".cache" / "dars_jax"
+    return Path(root)
+
+
+def differences(old: dict, new: dict) -> list[str]:
+    """Keys in which two flattened configurations differ, those in FREE_KEYS left out."""
+    keys = sorted((old.keys() | new.keys()) - set(FREE_KEYS))
+    return [
+        f"{key}: {old.get(key, 'absent')!r} before, {new.get(key, 'absent')!r} now"
+        for key in keys
+        if old.get(key) != new.get(key)
+    ]
+
+
+def flatten(config: ConfigDict) -> dict:
+    """{"section.key": value} with JSON-friendly values."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            flat |= {f"{key}.{k}": v for k, v in flatten(value).items()}
+        else:
+            flat[key] = value
+    return flat

@@ -1,0 +1,168 @@
+"""Advantages over ragged groups, and the clipped surrogate: arrays in, arrays out.
+
+A group is all rollouts of one prompt, whatever stage they came from, so groups differ in size and
+nothing here reshapes to [prompts, samples].
+
+Every sum a loss needs is a sum over tokens of (weight x value) with weights known before the
+first forward pass.  That is why splitting a batch into micro-batches, packing it, or spreading it
+over devices cannot change the gradient: no part of the batch is ever averaged on its own.
+"""
+
+import jax
+import jax.numpy as jnp
+
+AGGREGATIONS = ("dr_grpo", "token_mean", "sequence_mean")
+
+
+def group_sums(
+    values: jax.Array, group_ids: jax.Array, num_groups: int, mask: jax.Array | None = None
+) -> jax.Array:
+    """Sum of float[rollouts] within each group -> float32[num_groups]."""
+    values = jnp.asarray(values, jnp.float32)
+    if mask is not None:
+        values = jnp.where(mask, values, 0.0)
+    return jax.ops.segment_sum(values, jnp.asarray(group_ids), num_groups)
+
+
+def group_advantages(
+    rewards: jax.Array,
+    group_ids: jax.Array,
+    num_groups: int,
+    *,
+    use_std: bool = False,
+    mask: jax.Array | None = None,
+) -> jax.Array:
+    """Advantage of each rollout within its group.
+
+    reward - mean (Dr. GRPO, arXiv 2503.20783), or (reward - mean) / (std + 1e-6) with the sample
+    standard deviation, n-1 in the denominator (GRPO, arXiv 2402.03300).  A group of one gets 0.
+
+    Args:
+      rewards: float[rollouts].
+      group_ids: int32[rollouts] in [0, num_groups), in any order.
+      num_groups: static.
+      use_std: divide by the standard deviation.
+      mask: bool[rollouts]; False entries are padding, belong to no group and get 0.
+
+    Returns:
+      float32[rollouts].
+    """
+    rewards = jnp.asarray(rewards, jnp.float32)
+    size = group_sums(jnp.ones_like(rewards), group_ids, num_groups, mask)
+    mean = group_sums(rewards, group_ids, num_groups, mask) / jnp.maximum(size, 1)
+    centred = rewards - mean[group_ids]
+    if mask is not None:
+        centred = jnp.where(mask, centred, 0.0)
+    if not use_std:
+        return centred
+    variance = group_sums(centred**2, group_ids, num_groups) / jnp.maximum(size - 1, 1)
+    return centred / (jnp.sqrt(variance) + 1e-6)[group_ids]
+
+
+def has_signal(num_correct: jax.Array, num_sampled: jax.Array) -> jax.Array:
+    """Groups with at least one right and one wrong rollout -> bool[prompts]; the others drop."""
+    return (num_correct > 0) & (num_correct < num_sampled)
+
+
+def cumulative_advantage(
+    num_correct: jax.Array, num_sampled: jax.Array, *, use_std: bool = False
+) -> jax.Array:
+    """Sum of |A| over each group, n * S(a) (paper, section 2) -> float32[prompts]."""
+    n = jnp.maximum(num_sampled, 1).astype(jnp.float32)
+    a = num_correct / n
+    spread = 2 * jnp.sqrt(a * (1 - a)) if use_std else 2 * a * (1 - a)
+    return num_sampled * spread
+
+
+def token_weights(
+    lengths: jax.Array, kept: jax.Array, *, aggregation: str, max_length: int
+) -> jax.Array:
+    """Weight of every response token of a rollout in the policy loss.
+
+    "dr_grpo"        1 / (kept rollouts * max_length), a constant
+    "token_mean"     1 / (response tokens of the kept rollouts)
+    "sequence_mean"  1 / (kept rollouts * own length)
+
+    Args:
+      lengths: int32[rollouts], response tokens.
+      kept: bool[rollouts], those that enter the loss.
+      aggregation: one of AGGREGATIONS.
+      max_length: longest possible response, in tokens.
+
+    Returns:
+      float32[rollouts]; 0 where not kept.
+
+    Raises:
+      ValueError: unknown aggregation.
+    """
+    lengths = jnp.asarray(lengths, jnp.float32)
+    kept = jnp.asarray(kept)
+    rollouts = jnp.maximum(jnp.sum(kept.astype(jnp.float32)), 1)
+    if aggregation == "dr_grpo":
+        weight = jnp.full(lengths.shape, 1 / (rollouts * max_length))
+    elif aggregation == "token_mean":
+        tokens = jnp.maximum(jnp.sum(jnp.where(kept, lengths, 0.0)), 1)
+        weight = jnp.full(lengths.shape, 1 / tokens)
+    elif aggregation == "sequence_mean":
+        weight = 1 / (rollouts * jnp.maximum(lengths, 1))
+    else:
+        raise ValueError(f"unknown aggregation {aggregation!r}: expected one of {AGGREGATIONS}")
+    return jnp.where(kept, weight, 0.0)
+
+
+def clipped_surrogate(
+    logprob: jax.Array,
+    old_logprob: jax.Array,
+    advantage: jax.Array,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+) -> tuple[jax.Array, jax.Array]:
+    """PPO's pessimistic surrogate (arXiv 1707.06347, eq. 7), as a loss.
+
+    max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high)) with r = exp(logprob - old_logprob).
+
+    Args:
+      logprob, old_logprob, advantage: float32[...], one shape.
+
+    Returns:
+      (loss float32[...], clipped bool[...]: where the clip decides and the gradient is 0).
+    """
+    ratio = jnp.exp(logprob - old_logprob)
+    free = -advantage * ratio
+    bounded = -advantage * jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
+    return jnp.maximum(free, bounded), bounded > free
+
+
+def kl_penalty(logprob: jax.Array, reference_logprob: jax.Array) -> jax.Array:
+    """Per-token estimate of KL(policy || reference): exp(d) - d - 1, d = reference - policy.
+
+    Unbiased and never negative (the estimator GRPO uses, arXiv 2402.03300, eq. 4).
+    """
+    difference = reference_logprob - logprob
+    return jnp.exp(difference) - difference - 1
+
+
+def logprob_and_entropy(
+    logits: jax.Array, targets: jax.Array, *, temperature: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probability of each target and entropy of its distribution, at a temperature.
+
+    Args:
+      logits: float[..., vocabulary].
+      targets: int32[...].
+
+    Returns:
+      (logprob float32[...], entropy float32[...], in nats).
+    """
+    logits = logits.astype(jnp.float32) / temperature
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    shifted = logits - top
+    exps = jnp.exp(shifted)
+    total = jnp.sum(exps, axis=-1)
+    log_total = jnp.log(total)
+    # A comparison instead of a gather: it fuses, and works where the vocabulary is sharded.
+    hit = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) == targets[..., None]
+    chosen = jnp.sum(jnp.where(hit, shifted, 0.0), axis=-1)
+    entropy = log_total - jnp.sum(exps * shifted, axis=-1) / total
+    return chosen - log_total, entropy

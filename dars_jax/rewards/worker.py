@@ -1,0 +1,139 @@
+"""The process that reads untrusted answers: one JSON line in, one JSON line out.
+
+Started by pool.py as a plain interpreter, with its own environment and without JAX (which would
+try to take the TPU).  The kernel ends it when one answer uses too much CPU or writes a file;
+Python ends it when anything tries to open, import, compile or start something.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+
+from dars_jax.rewards import compare, guard
+from dars_jax.rewards.evaluate import TooBig
+from dars_jax.rewards.expression import Unreadable
+from dars_jax.rewards.forms import TooMany
+from dars_jax.rewards.grade import Verdict
+
+BLOCKED_EXIT = 99  # the audit hook saw what no grading does
+MEMORY_LIMIT = 480 * 2**20  # bytes of address space
+_RECYCLE_ITEMS = 5_000
+_RECYCLE_RSS = 400 * 2**10  # ru_maxrss is in KiB
+
+_FORBIDDEN = frozenset(["open", "import", "exec", "compile", "pickle.find_class", "marshal.loads"])
+_FORBIDDEN_PREFIXES = ("os.", "socket.", "subprocess.", "shutil.", "ctypes.", "urllib.", "http.",
+                       "ftplib.", "mmap.", "sqlite3.", "webbrowser.", "pty.", "fcntl.")  # fmt: skip
+
+
+class _Seal:
+    """The audit hook.  It cannot be removed; open() lifts it for our own imports only."""
+
+    def __init__(self) -> None:
+        self._closed = False
+        sys.addaudithook(self._hook)
+
+    def close(self) -> None:
+        self._closed = True
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        self._closed = False
+        try:
+            yield
+        finally:
+            self._closed = True
+
+    def _hook(self, event: str, args: tuple) -> None:
+        if self._closed and (event in _FORBIDDEN or event.startswith(_FORBIDDEN_PREFIXES)):
+            os._exit(BLOCKED_EXIT)
+
+
+class _Judge:
+    """Reads answers within limits.  sympy (0.8 CPU-s, 60 MB) is loaded only when needed."""
+
+    def __init__(self, cpu_limit_s: float) -> None:
+        self._cpu_limit_s = cpu_limit_s
+        self._symbolic = None
+        compare.warm_up()
+        self._seal = _Seal()
+        self._seal.close()
+
+    def verdict(self, answer: str, golds: list[str]) -> tuple[Verdict, bool]:
+        """The best verdict over the accepted forms, and whether math-verify was asked."""
+        verdict, unread = self._limited(self._compare, answer, golds)
+        if verdict == Verdict.CORRECT or not unread:
+            return verdict, False
+        if self._symbolic is None:
+            self._load_symbolic()
+        asked, _ = self._limited(self._ask_sympy, answer, unread)
+        return (asked if asked != Verdict.WRONG else verdict), True
+
+    def _limited(self, function: Callable, answer: str, golds: list[str]) -> tuple:
+        """Calls function under the CPU limit: user and system time of this process.
+
+        The signal's default action ends the process, also inside a C loop.
+        """
+        signal.setitimer(signal.ITIMER_PROF, self._cpu_limit_s)
+        try:
+            return function(answer, golds)
+        except (MemoryError, RecursionError):
+            return Verdict.TOO_BIG, []
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+    def _compare(self, answer: str, golds: list[str]) -> tuple[Verdict, list[str]]:
+        verdict, unread = Verdict.WRONG, []
+        for gold in golds:
+            try:
+                if compare.equivalent(gold, answer):
+                    return Verdict.CORRECT, []
+            except Unreadable:
+                if guard.too_heavy_for_sympy(answer, gold):
+                    verdict = Verdict.TOO_BIG
+                elif compare.may_ask_sympy(answer):
+                    unread.append(gold)
+            except (TooBig, TooMany):
+                verdict = Verdict.TOO_BIG
+        return verdict, unread
+
+    def _ask_sympy(self, answer: str, golds: list[str]) -> tuple[Verdict, list[str]]:
+        for gold in golds:
+            # Whatever sympy raises on hostile input, the answer is not shown to be right.
+            with contextlib.suppress(Exception):
+                if self._symbolic.equivalent(gold, answer):
+                    return Verdict.CORRECT, []
+        return Verdict.WRONG, []
+
+    def _load_symbolic(self) -> None:
+        with self._seal.open():
+            from dars_jax.rewards import symbolic
+
+            symbolic.warm_up()
+            self._symbolic = symbolic
+
+
+def main(cpu_limit_s: float) -> None:
+    """Serves until stdin ends, or until it is time for a fresh process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    judge = _Judge(cpu_limit_s)
+    _reply({"ready": True})
+    for _ in range(_RECYCLE_ITEMS):
+        line = sys.stdin.buffer.readline()
+        if not line:
+            return
+        item = json.loads(line)
+        verdict, symbolic = judge.verdict(item["answer"], item["forms"])
+        _reply({"id": item["id"], "verdict": int(verdict), "symbolic": symbolic})
+        if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > _RECYCLE_RSS:
+            return
+
+
+def _reply(message: dict) -> None:
+    os.write(1, json.dumps(message).encode() + b"\n")  # below PIPE_BUF: whole or not at all

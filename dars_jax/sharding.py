@@ -1,0 +1,82 @@
+"""Which mesh axis holds which dimension.
+
+Three axes: "data" replicates the parameters, "fsdp" splits them and the batch, "tensor" splits
+heads, feed-forward and vocabulary.  Every array of the program is placed by a rule on this page.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from dars_jax import model
+
+MESH_AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")  # rows of a batch and decode slots spread over both
+
+_TRAIN_RULES = (
+    ("embed", "fsdp"),
+    ("heads", "tensor"),
+    ("kv_heads", "tensor"),
+    ("mlp", "tensor"),
+    ("vocab", "tensor"),
+    ("layers", None),
+    ("head_dim", None),
+    ("norm", None),
+)
+# Decoding reads every weight at every step: gathered over fsdp once, when weights are published.
+_DECODE_RULES = (("embed", None), *_TRAIN_RULES[1:])
+
+
+def make_mesh(
+    data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Mesh of shape [data, fsdp, tensor]; its product must equal the number of devices."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh(
+        (data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+    )
+
+
+def num_replicas(mesh: Mesh) -> int:
+    """Independent decode engines on the mesh: each (data, fsdp) index is one."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def rows(mesh: Mesh) -> NamedSharding:
+    """Axis 0 spread over the batch axes."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def param_shardings(config: model.ModelConfig, mesh: Mesh) -> Any:
+    """Trainer layout: a NamedSharding for every parameter."""
+    return nn.logical_to_mesh_sharding(model.logical_axes(config), mesh, _TRAIN_RULES)
+
+
+def decode_shardings(config: model.ModelConfig, mesh: Mesh) -> Any:
+    """Decode layout (layers unstacked): tensor-parallel, whole over data and fsdp."""
+    stacked = nn.logical_to_mesh_sharding(model.logical_axes(config), mesh, _DECODE_RULES)
+    layer = jax.tree.map(
+        lambda s: NamedSharding(mesh, PartitionSpec(*s.spec[1:])), stacked["layers"]
+    )
+    return {**stacked, "layers": (layer,) * config.num_layers}
+
+
+def put(tree: Any, sharding: NamedSharding) -> Any:
+    """Explicit transfer of host arrays; every process passes the same whole arrays."""
+
+    def one(x: np.ndarray) -> jax.Array:
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(one, tree)

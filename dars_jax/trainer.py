@@ -1,0 +1,302 @@
+"""The loop.  One step, in one row:
+
+    prompts → rollouts (grade, allocate, more rollouts) → assemble → update → publish → record
+
+A step is a function of (configuration, step number, state), so stopping anywhere and starting
+again from the last checkpoint gives the same bits as never stopping.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dars_jax import batch, build, data, evaluate, metrics, objective, rollout, sharding, warmup
+from dars_jax import config as config_lib
+from dars_jax.checkpoint import Checkpoints
+from dars_jax.rewards import Grader
+from dars_jax.types import Prompts, Rollouts, TrainState, UpdateBatch
+
+NON_FINITE_LIMIT = 3  # updates in a row that were not applied
+
+
+class Stopped(Exception):
+    """The run was asked to stop; its state is on disk.  `exit_code` is 128 + the signal."""
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}")
+        self.exit_code = 128 + signum
+
+
+class _StopFlag:
+    """Set by the first SIGINT or SIGTERM; a second one acts at once."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+
+    def _set(self, signum: int, _: Any) -> None:
+        self.signum = signum
+        signal.signal(signum, signal.default_int_handler)
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator["_StopFlag"]:
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(s, self._set) for s in signals]
+        try:
+            yield self
+        finally:
+            for s, handler in zip(signals, before, strict=True):
+                signal.signal(s, handler)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("num_prompts", "num_minibatches", "use_std", "aggregation", "max_length"),
+)
+def _score(
+    reward: jax.Array,
+    prompt: jax.Array,
+    length: jax.Array,
+    mask: jax.Array,
+    minibatch: jax.Array,
+    *,
+    num_prompts: int,
+    num_minibatches: int,
+    use_std: bool,
+    aggregation: str,
+    max_length: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """float32[N] rewards -> (advantage float32[N], token weight float32[N], kept bool[P])."""
+    advantage = objective.group_advantages(reward, prompt, num_prompts, use_std=use_std, mask=mask)
+    sampled = objective.group_sums(jnp.ones_like(reward), prompt, num_prompts, mask)
+    kept = objective.has_signal(objective.group_sums(reward, prompt, num_prompts, mask), sampled)
+    weight = jnp.zeros_like(reward)
+    for j in range(num_minibatches):
+        mine = mask & kept[prompt] & (minibatch[prompt] == j)
+        weight += objective.token_weights(
+            length, mine, aggregation=aggregation, max_length=max_length
+        )
+    return advantage, weight, kept
+
+
+def assemble(
+    parts: build.Parts, prompts: Prompts, rollouts: Rollouts
+) -> tuple[UpdateBatch, np.ndarray, np.ndarray]:
+    """Graded rollouts -> (batch on the host, advantage float32[N], kept bool[P])."""
+    plan, n = parts.plan, len(rollouts)
+    u, most = plan.config.learner, plan.config.rollout.num_prompts
+    size = most * plan.rollout.n_max  # fixed, whatever the number of rollouts
+    pad = lambda x: np.pad(x, (0, size - n))  # noqa: E731
+    minibatch = (np.arange(most) * u.num_minibatches // max(len(prompts), 1)).astype(np.int32)
+    arrays = (pad(rollouts.reward), pad(rollouts.prompt), pad(rollouts.length),
+              np.arange(size) < n, minibatch)  # fmt: skip
+    scores = _score(
+        *jax.device_put(arrays), num_prompts=most, num_minibatches=u.num_minibatches,
+        use_std=u.use_std, aggregation=u.aggregation, max_length=plan.rollout.sampling.max_tokens,
+    )  # fmt: skip
+    advantage, weight, kept = jax.device_get(scores)
+    kept = kept[: len(prompts)]
+    packed = batch.assemble(
+        prompts, rollouts, advantage[:n], weight[:n], kept, minibatch[: len(prompts)],
+        u.num_minibatches, plan.batch,
+    )  # fmt: skip
+    return packed, advantage[:n], kept
+
+
+def put_batch(parts: build.Parts, packed: UpdateBatch) -> UpdateBatch:
+    """Host arrays onto the mesh: rows split over the batch axes, bounds everywhere."""
+    whole = ("bounds", "token_count")
+    rows, everywhere = sharding.rows(parts.mesh), sharding.replicated(parts.mesh)
+    return UpdateBatch(
+        **{
+            f.name: sharding.put(getattr(packed, f.name), everywhere if f.name in whole else rows)
+            for f in dataclasses.fields(packed)
+        }
+    )
+
+
+class Trainer:
+    """A run in a working directory.  `run` is the whole of it."""
+
+    def __init__(self, parts: build.Parts, workdir: Path, console: metrics.Console):
+        self._parts, self._plan, self._workdir = parts, parts.plan, workdir
+        self._console = console
+        self._flat = config_lib.flatten(parts.plan.config)
+        self._non_finite = 0
+
+    def run(self) -> tuple[evaluate.Report, evaluate.Report]:
+        """Trains to the last step; returns the evaluations before the first and after the last.
+
+        Raises:
+          Stopped: on SIGINT or SIGTERM, after writing a checkpoint.
+          FloatingPointError: NON_FINITE_LIMIT steps in a row had a gradient that was not finite.
+        """
+        c = self._plan.config
+        checkpoints = Checkpoints(self._workdir / "checkpoints", self._flat, c.checkpoint.keep)
+        state, start = self._restore(checkpoints)
+        reference = build.initial_params(self._parts) if c.learner.kl_coef else None
+        log = metrics.MetricsLog(self._workdir, start)
+        with build.make_grader(self._plan) as grader, _StopFlag().installed() as stop:
+            params = self._parts.engine.load_params(state.params)
+            before = self._evaluate(0, params, grader, log, state_step=start)
+            saved = start
+            for step in range(start, c.train.num_steps):
+                try:
+                    state, params = self._step(step, state, params, reference, grader, log, stop)
+                except Stopped:
+                    if saved < step:
+                        checkpoints.save(step, state)
+                    raise
+                done = step + 1
+                if done % c.checkpoint.every == 0 or done == c.train.num_steps or stop.signum:
+                    checkpoints.save(done, state)
+                    saved = done
+                if stop.signum:
+                    raise Stopped(stop.signum, done)
+                if c.eval.every and done % c.eval.every == 0 and done < c.train.num_steps:
+                    self._evaluate(done, params, grader, log, state_step=done)
+            final = max(start, c.train.num_steps)
+            after = self._evaluate(final, params, grader, log, state_step=final)
+        log.close()
+        checkpoints.close()
+        return before, after
+
+    def _restore(self, checkpoints: Checkpoints) -> tuple[TrainState, int]:
+        state = build.initial_state(self._parts)
+        start = checkpoints.latest()
+        if start is None:
+            return state, 0
+        state = checkpoints.restore(start, state, self._parts.shardings)
+        self._console.log(f"continuing after step {start} from {self._workdir}/checkpoints")
+        return state, start
+
+    def _step(
+        self,
+        step: int,
+        state: TrainState,
+        params: Any,
+        reference: Any,
+        grader: Grader,
+        log: metrics.MetricsLog,
+        stop: _StopFlag,
+    ) -> tuple[TrainState, Any]:
+        c, parts, console = self._plan.config, self._parts, self._console
+        begin = time.perf_counter()
+
+        def progress(done: int, planned: int, tokens: int, stage: int) -> None:
+            if stop.signum:
+                raise Stopped(stop.signum, step)
+            rate = tokens / (time.perf_counter() - begin)
+            console.phase(step, f"stage {stage + 1}  rollouts {done:,}/{planned:,}  "
+                                f"{rate:,.0f} tokens/s")  # fmt: skip
+
+        epoch, indices = data.batch_indices(
+            len(parts.train.rows), c.rollout.num_prompts, c.seed, step
+        )
+        prompts = build.take(parts.train, indices)
+        session = parts.engine.open_session(params, c.rollout.prefill_batch)
+        rollouts, stats = rollout.collect(
+            prompts, session, grader, parts.tokenizer.decode, parts.tokenizer.eos_ids,
+            self._plan.rollout, seed=c.seed, step=step, progress=progress,
+        )  # fmt: skip
+        sampled = time.perf_counter()
+        packed, advantage, kept = assemble(parts, prompts, rollouts)
+        assembled = time.perf_counter()
+        console.phase(step, "update")
+        values = {"epoch": epoch, **metrics.rollout_metrics(rollouts, len(prompts), advantage)}
+        if kept.any():
+            del session, params  # their memory is the update's now
+            state, outcome = parts.update(state, put_batch(parts, packed), reference)
+            values |= self._update_metrics(jax.device_get(outcome), packed)
+            updated = time.perf_counter()
+            params = parts.engine.load_params(state.params)
+            jax.block_until_ready(params)
+        else:  # nothing to learn from is a normal step
+            state = dataclasses.replace(state, step=state.step + 1)
+            values |= {"update_skipped": 1}
+            updated = time.perf_counter()
+        end = time.perf_counter()
+        values |= metrics.cost_metrics(stats) | {
+            "seconds_rollout": sampled - begin,
+            "seconds_assemble": assembled - sampled,
+            "seconds_update": updated - assembled,
+            "seconds_publish": end - updated,
+            "seconds_step": end - begin,
+            "tokens_per_s": values["tokens"] / (sampled - begin),
+        }
+        log.write(step + 1, values)
+        console.step_done(step, _step_line(values))
+        return state, params
+
+    def _update_metrics(self, outcome: dict[str, np.ndarray], packed: UpdateBatch) -> dict:
+        """One value per step: the gap is that of the first pass, the rest the mean of all."""
+        applied = outcome["applied"] > 0
+        self._non_finite = 0 if applied.all() else self._non_finite + 1
+        if self._non_finite >= NON_FINITE_LIMIT:
+            raise FloatingPointError(
+                f"{self._non_finite} steps in a row had a gradient that is not finite; the "
+                "weights are those before them. A lower optimizer.learning_rate may help"
+            )
+        slots = packed.tokens.shape[0] * int(packed.bounds[-1]) * packed.tokens.shape[2]
+        values = {k: float(np.mean(v)) for k, v in outcome.items() if k != "applied"}
+        return values | {
+            "logprob_gap": float(outcome["logprob_gap"][0]),
+            "logprob_gap_max": float(outcome["logprob_gap_max"][0]),
+            "entropy": float(outcome["entropy"][0]),
+            "updates_applied": int(applied.sum()),
+            "updates_skipped": int((~applied).sum()),
+            "micro_batches": int(packed.bounds[-1]),
+            "packing": float(packed.token_count.sum() / max(slots, 1)),
+        }
+
+    def _evaluate(
+        self, step: int, params: Any, grader: Grader, log: metrics.MetricsLog, *, state_step: int
+    ) -> evaluate.Report:
+        """Evaluates, or reads what an earlier run of this directory found."""
+        output = self._workdir / "eval" / f"step_{step:06d}.jsonl"
+        summary = output.with_suffix(".json")
+        if step != state_step and summary.exists():
+            return _read_report(summary)
+        console = self._console
+        report = evaluate.evaluate(
+            self._parts, params, grader, output=output,
+            progress=lambda done, total: console.phase(
+                min(step, self._plan.config.train.num_steps - 1),
+                f"evaluation  answers {done:,}/{total:,}",
+            ),
+        )  # fmt: skip
+        summary.write_text(json.dumps(report.to_json(), indent=2) + "\n")
+        log.scalars(step, {f"eval/pass_at_{k}": v for k, v in report.pass_at.items()})
+        console.log(f"after step {step}, {report.num_problems} held-out prompts: "
+                    f"{report.summary()}")  # fmt: skip
+        low, high = warmup.PASS_AT_1_BAND
+        if step == 0 and not self._plan.config.policy.path and not low <= report.avg <= high:
+            console.log(f"WARNING: the base policy's Pass@1 {report.avg:.3f} lies outside "
+                        f"{low}–{high}; the README's figures cannot be expected")  # fmt: skip
+        return report
+
+
+def _read_report(path: Path) -> evaluate.Report:
+    raw = json.loads(path.read_text())
+    for name in ("pass_at", "pass_interval"):
+        raw[name] = {int(k): v for k, v in raw[name].items()}
+    return evaluate.Report(**raw)
+
+
+def _step_line(values: dict[str, Any]) -> str:
+    entropy = f"  entropy {values['entropy']:.3f}" if "entropy" in values else "  no signal"
+    return (
+        f"reward {values['reward_mean']:.3f}  Pass@1 {values['pass_at_1']:.3f}  "
+        f"rollouts/prompt {values['rollouts_per_prompt']:.1f}  "
+        f"kept {values['groups_kept']}/{values['num_prompts']}{entropy}  "
+        f"{values['tokens_per_s']:,.0f} tokens/s  {values['seconds_step']:.1f} s"
+    )

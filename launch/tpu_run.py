@@ -1,0 +1,26 @@
+"""Trains a policy with the settings of a configuration file.
+
+    python launch/tpu_run.py --config configs/dars_b.py
+
+The same command continues a run that was stopped.  Exit codes: 0 finished; 2 a mistake in the
+command, the configuration or the data; 130 / 143 stopped by SIGINT / SIGTERM with the state saved.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that is not installed
+
+from dars_jax import cli
+
+
+def main() -> int:
+    """The whole run."""
+    config, workdir = cli.config_and_workdir()
+    from dars_jax import run  # heavy: only now that the command line is known to be right
+
+    return run.train(config, workdir)
+
+
+if __name__ == "__main__":
+    cli.start(main, __doc__)
