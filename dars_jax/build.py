@@ -15,10 +15,11 @@ import optax
 
 from dars_jax import data, plan, sharding, text, update, warmup, weights
 from dars_jax.config import ConfigDict, cache_dir
-from dars_jax.decode import DecodeConfig, Programs
 from dars_jax.engine import PolicyEngine
 from dars_jax.plan import Plan
+from dars_jax.programs import Programs
 from dars_jax.rewards import Grader, load_grader
+from dars_jax.slots import DecodeConfig
 from dars_jax.types import Prompts, TrainState
 
 Log = Callable[[str], None]

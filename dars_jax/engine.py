@@ -18,7 +18,9 @@ from jetstream.engine import engine_api, token_utils, tokenizer_api, tokenizer_p
 
 from dars_jax import decode, model, sharding
 from dars_jax.attention import LayerCache
+from dars_jax.programs import Programs
 from dars_jax.session import SamplingConfig, Session
+from dars_jax.slots import DecodeConfig, Sampling, Slots
 from dars_jax.text import Tokenizer
 
 _PREFILL_BUCKETS = [2**i for i in range(3, 18)]
@@ -78,7 +80,7 @@ class Prefix:
     logprob: jax.Array  # float32[1]
     key: jax.Array  # key[1]
     limit: jax.Array  # int32[]
-    sampling: decode.Sampling  # [1]
+    sampling: Sampling  # [1]
 
 
 @struct.dataclass
@@ -102,7 +104,7 @@ class PolicyEngine(engine_api.Engine):
 
     def __init__(
         self,
-        programs: decode.Programs,
+        programs: Programs,
         tokenizer: Tokenizer,
         sampling: SamplingConfig,
         *,
@@ -158,7 +160,7 @@ class PolicyEngine(engine_api.Engine):
         if stream is None:
             stream = (self._seed, -2, 0, next(self._count), 0)
         one = lambda x, dtype: jnp.full(1, x, dtype)  # noqa: E731
-        arrays = decode.Sampling(
+        arrays = Sampling(
             one(chosen.temperature, jnp.float32),
             one(chosen.top_p, jnp.float32),
             one(chosen.top_k, jnp.int32),
@@ -170,15 +172,13 @@ class PolicyEngine(engine_api.Engine):
             jnp.int32(limit), arrays,
         )  # fmt: skip
 
-    def insert(self, prefix: Prefix, decode_state: decode.Slots, slot: int) -> decode.Slots:
+    def insert(self, prefix: Prefix, decode_state: Slots, slot: int) -> Slots:
         """Puts a prefilled request into a slot; the state is donated."""
         slots = decode_state.token.shape[1]
         where = jnp.asarray([slot // slots, slot % slots], jnp.int32)
         return self._insert(prefix, decode_state, where)
 
-    def generate(
-        self, params: model.Params, decode_state: decode.Slots
-    ) -> tuple[decode.Slots, PolicyTokens]:
+    def generate(self, params: model.Params, decode_state: Slots) -> tuple[Slots, PolicyTokens]:
         """K tokens of every slot; valid is 1 up to and including a request's last token."""
         state, data = self._generate(params, decode_state)
         k = self._steps
@@ -191,7 +191,7 @@ class PolicyEngine(engine_api.Engine):
             logprob_idx=(2 * k + 1, 3 * k + 1),
         )
 
-    def init_decode_state(self, *args: Any, **kwargs: Any) -> decode.Slots:
+    def init_decode_state(self, *args: Any, **kwargs: Any) -> Slots:
         """Idle slots."""
         return self._programs.empty_slots(self._programs.config.slots)
 
@@ -234,14 +234,14 @@ class PolicyEngine(engine_api.Engine):
 
 
 def _prefill_one(
-    config: decode.DecodeConfig,
+    config: DecodeConfig,
     model_config: model.ModelConfig,
     params: model.Params,
     tokens: jax.Array,
     length: jax.Array,
     stream: jax.Array,
     limit: jax.Array,
-    sampling: decode.Sampling,
+    sampling: Sampling,
 ) -> Prefix:
     caches, hidden = decode.prompt_caches(params, model_config, config, tokens[None], length[None])
     key = decode.stream_key(stream)[None]
@@ -251,7 +251,7 @@ def _prefill_one(
     return Prefix(caches, length, token, logprob, key, limit, sampling)
 
 
-def _insert(prefix: Prefix, slots: decode.Slots, where: jax.Array) -> decode.Slots:
+def _insert(prefix: Prefix, slots: Slots, where: jax.Array) -> Slots:
     e, s = where[0], where[1]
     caches = tuple(
         LayerCache(
@@ -276,16 +276,16 @@ def _insert(prefix: Prefix, slots: decode.Slots, where: jax.Array) -> decode.Slo
 
 
 def _generate(
-    config: decode.DecodeConfig,
+    config: DecodeConfig,
     model_config: model.ModelConfig,
     steps: int,
     params: model.Params,
-    slots: decode.Slots,
-) -> tuple[decode.Slots, jax.Array]:
+    slots: Slots,
+) -> tuple[Slots, jax.Array]:
     """Emits the token each slot holds, then feeds it, K times -> int32[S,3K+1]."""
     first_length = slots.generated
 
-    def body(slots: decode.Slots, _: None) -> tuple[decode.Slots, tuple[jax.Array, ...]]:
+    def body(slots: Slots, _: None) -> tuple[Slots, tuple[jax.Array, ...]]:
         out = (slots.token, slots.active, slots.logprob)
         slots = dataclasses.replace(slots, active=slots.active & ~decode.ends(config, slots))
         return decode.decode_step(config, model_config, params, slots), out

@@ -272,7 +272,7 @@ def head_matrix(params: Params) -> jax.Array:
     return params["head"] if "head" in params else params["embedding"]
 
 
-def unstack_layers(params: Params, dtype: jnp.dtype) -> Params:
+def unstack_layers(params: Params, *, dtype: jnp.dtype) -> Params:
     """Trainer layout -> decode layout: one dict per layer, cast to `dtype`.
 
     A decode step reads every weight once.  Slicing a layer out of a stacked array inside the

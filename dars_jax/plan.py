@@ -181,7 +181,9 @@ def validate(config: ConfigDict, num_devices: int, model: ModelConfig | None = N
             dtype=jnp.dtype(c.policy.dtype),
             remat=c.policy.remat,
         ),
-        batch=BatchShape(c.learner.micro_batch_rows, c.learner.max_micro_batches or most, row_tokens),
+        batch=BatchShape(
+            c.learner.micro_batch_rows, c.learner.max_micro_batches or most, row_tokens
+        ),
     )  # fmt: skip
 
 

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from dars_jax import model, sharding
-from dars_jax.decode import DecodeConfig, Programs, Report, Requests, Sampling
+from dars_jax.programs import Programs
+from dars_jax.slots import DecodeConfig, Report, Requests, Sampling
 
 _FEWEST_SLOTS = 8
 _FEWEST_REQUESTS = 64

@@ -81,7 +81,10 @@ def same(gold: Form, answer: Form) -> bool:
     if isinstance(gold, Relation) or isinstance(answer, Relation):
         return _same_relations(gold, answer)
     if isinstance(gold, Items) and isinstance(answer, Items):
-        return _same_items(gold, answer) or _same_real_sets(gold, answer)
+        if _same_items(gold, answer):
+            return True
+        solved = any(isinstance(x, Relation | RealSet) for x in gold.items + answer.items)
+        return solved and _same_real_sets(gold, answer)
     if isinstance(gold, Matrix) and isinstance(answer, Matrix):
         return _same_matrices(gold, answer)
     if isinstance(gold, RealSet) or isinstance(answer, RealSet):

@@ -23,13 +23,14 @@ CONSTANTS = frozenset(["e", "i", r"\pi", r"\infty"])
 _GREEK = frozenset(
     "\\" + name
     for name in "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho "
-    "sigma tau upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell".split()
+    "sigma tau upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar".split()
 )
 _FUNCTIONS = frozenset("\\" + name for name in FUNCTIONS - {"sqrt"})
 _LIST_FUNCTIONS = frozenset([r"\min", r"\max", r"\gcd", r"\lcm"])
 _INVERSE = {r"\sin": r"\arcsin", r"\cos": r"\arccos", r"\tan": r"\arctan"}
 _BRACKETS = {"(": ")", "[": "]", "{": "}", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
-_ACCENTS = frozenset([r"\vec", r"\hat", r"\bar", r"\overline", r"\tilde", r"\overrightarrow"])
+_ACCENTS = frozenset([r"\vec", r"\hat", r"\bar", r"\overline", r"\tilde", r"\dot", r"\ddot",
+                     r"\overrightarrow"])
 _DIGITS_IN_WORD = re.compile(r"[0-9a-z]+")
 _BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8,
                "nine": 9, "ten": 10, "twelve": 12, "sixteen": 16}  # fmt: skip
@@ -117,7 +118,9 @@ class _Parser:
 
     def signed(self) -> Node:
         sign = 1
-        while self.peek() in ("+", "-"):
+        for _ in range(2):  # 3 - -2, but not a hundred signs
+            if self.peek() not in ("+", "-"):
+                break
             sign = -sign if self.take() == "-" else sign
         node = self.power()
         return node if sign == 1 else ("neg", node)

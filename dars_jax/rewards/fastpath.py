@@ -8,9 +8,11 @@ and 1/2^99 against 1/2^98 never meet a floating point number.
 import re
 from fractions import Fraction
 
-_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
-_FRACTION = re.compile(r"([+-]?)\\[dt]?frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?\d+)/(\d+)")
-_SHORT_FRACTION = re.compile(r"([+-]?)\\[dt]?frac(\d)(\d)")
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)", re.ASCII)
+_FRACTION = re.compile(
+    r"([+-]?)\\[dt]?frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?\d+)/(\d+)", re.ASCII
+)
+_SHORT_FRACTION = re.compile(r"([+-]?)\\[dt]?frac(\d)(\d)", re.ASCII)
 _MAX_DIGITS = 2000  # int() of a string is quadratic, and refuses 4,300 digits
 
 

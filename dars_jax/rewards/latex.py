@@ -23,16 +23,20 @@ _UNICODE = str.maketrans(
     }
 )  # fmt: skip
 
+# Digits of other scripts would pass for numbers in int() and str.isdigit().
+_FOREIGN_DIGIT = re.compile(r"(?![0-9])\d|[\u00b9\u2070-\u209f\u2460-\u24ff]")
+
 # A backslash before the backslash means `\\` (a matrix row) followed by a space.
 _SPACE = re.compile(r"(?<!\\)\\(?:[,;:>! \n]|q?quad(?![A-Za-z])|[hv]space\*?\{[^{}]*\})|~")
 _NOISE = re.compile(
-    r"\\(?:left|right)\s*\.|(?<!\\)\\[()\[\]]|(?<!\\)\$"
+    r"\\(?:left|right)\s*\.|\\[hv]?phantom\s*(?:\{[^{}]*\}|-)|(?<!\\)\\[()\[\]]|(?<!\\)\$"
     r"|\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|mathstrut|hfill"
     r"|rm|bf|it|sf|tt|normalsize|large|Large|strut)(?![A-Za-z])"
 )
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])")
 _BLACKBOARD = re.compile(r"\\mathbb\s*(?:\{\s*([A-Z])\s*\}|([A-Z]))")
 _ABBREVIATION_DOT = re.compile(r"(?<=[A-Za-z])\.(?!\d)")  # 5 p.m., 3 sq. ft.
+_BARE_DOT = re.compile(r"(?<=\d)\.(?=\s*[-/)}*+,])")  # 1./3
 _CERTAIN_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!|\\,|\{\\,\})(?=\s*\d{3}(?!\d))")
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?!\d)")
 _COMMA_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
@@ -94,13 +98,14 @@ def words_in(tokens: tuple[str, ...]) -> list[str]:
 
 
 def _clean(text: str) -> str:
-    text = text.translate(_UNICODE)
+    text = _FOREIGN_DIGIT.sub("?", text.translate(_UNICODE))
     text = _CERTAIN_THOUSANDS.sub("", text)
     text = _SPACE.sub(" ", text)
     text = _NOISE.sub(" ", text)
     text = _DEGREE.sub("° ", text)
     text = _BLACKBOARD.sub(lambda m: _NUMBER_SETS.get(m[1] or m[2], m[1] or m[2]), text)
     text = _ABBREVIATION_DOT.sub("", text)
+    text = _BARE_DOT.sub("", text)
     text = " ".join(text.split())
     text = _SPACED_THOUSANDS.sub(lambda m: m[0].replace(" ", ""), text)
     text = _MIXED.sub(r"(\1+\2/\3)", text)

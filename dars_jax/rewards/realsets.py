@@ -32,7 +32,9 @@ def same_set(first: Form, second: Form) -> bool:
 
 def _as_set(form: Form) -> RealSet:
     if isinstance(form, RealSet):
-        if form.operator in ("interval", "finite", "reals", "empty"):
+        if form.operator == "interval":
+            return _nonempty(form)
+        if form.operator in ("finite", "reals", "empty"):
             return form
         return RealSet(form.operator, tuple(map(_as_set, form.parts)))
     if isinstance(form, Relation):
@@ -41,12 +43,20 @@ def _as_set(form: Form) -> RealSet:
         operator = "intersection" if form.joiner == "and" else "union"
         return RealSet(operator, tuple(map(_as_set, form.items)))
     if isinstance(form, Items) and form.kind == "tuple" and len(form.items) == 2:
-        return RealSet("interval", form.items)
+        return _nonempty(RealSet("interval", form.items))
     if isinstance(form, Items) and form.kind in ("set", "list"):
         if any(isinstance(item, RealSet) for item in form.items):  # [0,1] or [2,3]
             return RealSet("union", tuple(map(_as_set, form.items)))
         return RealSet("finite", form.items)
     raise Unreadable("not a set of real numbers")
+
+
+def _nonempty(interval: RealSet) -> RealSet:
+    """(2, -1) is a point: as intervals all such would be the same empty set."""
+    low, high = map(_number, interval.parts)
+    if _sign(low, high) > 0 or (_sign(low, high) == 0 and interval.closed != (True, True)):
+        raise Unreadable("ends out of order")
+    return interval
 
 
 def _solutions(relation: Relation) -> RealSet:

@@ -65,6 +65,8 @@ def strip(tokens: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
         tokens, unit = tokens[1:], _CANONICAL[tokens[0][1:]]
     if len(tokens) > 2 and tokens[-2] == "°" and tokens[-1] in "CF":
         tokens = tokens[:-1]
+    if tokens[-1:] == ("°",):
+        unit = "degree"
     value, tail = _cut(tokens)
     if tail[:1] and tail[0][1:] in _MULTIPLES:
         value, tail = (*value, "*", "10", "^", _MULTIPLES[tail[0][1:]]), tail[1:]

@@ -1,0 +1,110 @@
+"""The compiled programs of an engine on a mesh.
+
+Replicas run as independent programs (shard_map over the batch axes), each with its own loop count;
+within a replica the tensor axis is left to the compiler.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from dars_jax import decode, model, sharding
+from dars_jax import slots as slots_lib
+from dars_jax.slots import DecodeConfig, Prefixes, Report, Slots, Work
+
+
+class Programs:
+    """The compiled programs of an engine on a mesh.
+
+    A program is compiled once per shape: prefill per prompt bucket, enqueue and drain per bucket of
+    requests, run per number of slots.
+    """
+
+    def __init__(self, config: DecodeConfig, model_config: model.ModelConfig, mesh: Mesh):
+        self.config, self.model_config, self.mesh = config, model_config, mesh
+        self.num_replicas = sharding.num_replicas(mesh)
+        self.publish = jax.jit(
+            functools.partial(model.unstack_layers, dtype=config.dtype),
+            out_shardings=sharding.decode_shardings(model_config, mesh),
+        )
+        self.empty_work = self.per_replica(lambda: slots_lib.empty_work(config), 0)
+        self.empty_prefixes = self.per_replica(
+            lambda: slots_lib.empty_prefixes(config, model_config), 0
+        )
+        self._empty_slots: dict[int, Callable[..., Slots]] = {}
+        self.prefill = self.per_replica(
+            functools.partial(decode.prefill, config, model_config), 4, has_params=True, donate=(1,)
+        )
+        self.enqueue = self.per_replica(
+            functools.partial(decode.enqueue, config), 3, has_params=True, donate=(2,)
+        )
+        self.drain = self.per_replica(decode.drain, 2)
+        self._runs: dict[bool, Callable[..., Any]] = {
+            shrink: self.per_replica(
+                functools.partial(decode.run, config, model_config, shrink), 3,
+                has_params=True, num_shared=1, donate=(2, 3),
+            )
+            for shrink in (False, True)
+        }  # fmt: skip
+        self._resizes: dict[int, Callable[..., Slots]] = {}
+
+    def empty_slots(self, size: int) -> Slots:
+        """Idle slots on every replica."""
+        if size not in self._empty_slots:
+            self._empty_slots[size] = self.per_replica(
+                lambda: slots_lib.empty_slots(self.config, self.model_config, size), 0
+            )
+        return self._empty_slots[size]()
+
+    def run(
+        self,
+        params: model.Params,
+        prefixes: Prefixes,
+        slots: Slots,
+        work: Work,
+        max_steps: int,
+        may_shrink: bool,
+    ) -> tuple[Slots, Work, Report]:
+        """See `decode.run`; slots and work are donated."""
+        steps = sharding.put(jnp.asarray(max_steps, jnp.int32), sharding.replicated(self.mesh))
+        return self._runs[may_shrink](params, prefixes, slots, work, steps)
+
+    def resize(self, slots: Slots, size: int) -> Slots:
+        """See `decode.resize`; slots are donated."""
+        if size not in self._resizes:
+            resize = functools.partial(decode.resize, self.config, self.model_config, size)
+            self._resizes[size] = self.per_replica(resize, 1)
+        return self._resizes[size](slots)
+
+    def per_replica(
+        self,
+        function: Callable[..., Any],
+        num_split: int,
+        *,
+        has_params: bool = False,
+        num_shared: int = 0,
+        donate: tuple[int, ...] = (),
+    ) -> Callable[..., Any]:
+        """Jits `function` of one replica's arrays as a program over all replicas.
+
+        Arguments: the parameters if `has_params`, then `num_split` arguments with a leading replica
+        axis, then `num_shared` whole ones.
+        """
+        split, whole = PartitionSpec(sharding.BATCH_AXES), PartitionSpec()
+        specs = (whole,) * has_params + (split,) * num_split + (whole,) * num_shared
+        first, last = int(has_params), int(has_params) + num_split
+
+        def one(*args: Any) -> Any:
+            mine = [jax.tree.map(lambda x: x[0], a) for a in args[first:last]]
+            out = function(*args[:first], *mine, *args[last:])
+            return jax.tree.map(lambda x: x[None], out)
+
+        mapped = jax.shard_map(
+            one, mesh=self.mesh, in_specs=specs, out_specs=split, check_vma=False,
+            axis_names=frozenset(sharding.BATCH_AXES),
+        )  # fmt: skip
+        return jax.jit(mapped, donate_argnums=donate)

@@ -1,0 +1,170 @@
+"""The state of a running engine: everything a decode loop carries, as pytrees on the devices.
+
+Letters: E engine replicas (one per data/fsdp index of the mesh), S slots, G prefixes, W requests,
+P prompt tokens, C completion tokens, D model width, K key/value heads, d head size.
+Every array starts with E and is split along it; the `empty_` functions make one replica's share,
+without that axis.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from dars_jax import model
+from dars_jax.attention import LayerCache
+
+
+def _pytree(cls: type) -> type:
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeConfig:
+    """Static sizes of an engine, per replica."""
+
+    slots: int  # S
+    prefixes: int  # G
+    requests: int  # W
+    prompt_tokens: int  # P, longest prompt
+    response_tokens: int  # C, longest completion
+    eos_ids: tuple[int, ...]
+    filters: bool  # compile top-p and top-k in
+    dtype: jnp.dtype
+
+    @property
+    def cache_tokens(self) -> int:
+        """Positions of a slot's cache.  The last sampled token is never fed, hence no +1."""
+        return self.prompt_tokens + self.response_tokens
+
+
+@_pytree
+class Sampling:
+    """Sampling parameters, one entry per request."""
+
+    temperature: jax.Array  # float32[...]; 0 is greedy
+    top_p: jax.Array  # float32[...]
+    top_k: jax.Array  # int32[...]
+
+
+@_pytree
+class Prefixes:
+    """Prefilled prompts, ready to be copied into slots."""
+
+    caches: tuple[LayerCache, ...]  # per layer, [E,G,K,d,P] and [E,G,K,P,d]
+    hidden: jax.Array  # [E,G,D] of the last prompt token
+    length: jax.Array  # int32[E,G]
+
+
+@_pytree
+class Slots:
+    """Requests being decoded.  `token` is sampled and recorded, but not yet fed."""
+
+    caches: tuple[LayerCache, ...]  # per layer, [E,S,K,d,P+C] and [E,S,K,P+C,d]
+    token: jax.Array  # int32[E,S]
+    logprob: jax.Array  # float32[E,S], of `token`
+    position: jax.Array  # int32[E,S], where `token` goes; P+C when idle
+    generated: jax.Array  # int32[E,S], tokens of the completion so far
+    limit: jax.Array  # int32[E,S], most tokens of the completion
+    row: jax.Array  # int32[E,S], the request served; W when idle
+    active: jax.Array  # bool[E,S]
+    key: jax.Array  # key[E,S], the request's own random stream
+    sampling: Sampling  # [E,S]
+
+
+@_pytree
+class Work:
+    """All requests, the queue of those that wait, and the completions."""
+
+    prefix: jax.Array  # int32[E,W]
+    limit: jax.Array  # int32[E,W]
+    key: jax.Array  # key[E,W]
+    sampling: Sampling  # [E,W]
+    queue: jax.Array  # int32[E,W], request numbers; head … tail-1 wait
+    head: jax.Array  # int32[E]
+    tail: jax.Array  # int32[E]
+    tokens: jax.Array  # int32[E,W,C]
+    logprob: jax.Array  # float32[E,W,C]
+    length: jax.Array  # int32[E,W], 0 until the completion is whole
+
+
+@_pytree
+class Requests:
+    """New work for `enqueue`; `row` = W marks padding."""
+
+    row: jax.Array  # int32[E,n], where the completion is to be written
+    prefix: jax.Array  # int32[E,n]
+    stream: jax.Array  # int32[E,n,5]: seed, step, stage, prompt, sample
+    limit: jax.Array  # int32[E,n]
+    sampling: Sampling  # [E,n]
+
+
+@_pytree
+class Report:
+    """What the host learns from a dispatch."""
+
+    steps: jax.Array  # int32[E], decode steps run
+    busy: jax.Array  # int32[E], slots in use, summed over the steps
+    active: jax.Array  # int32[E], slots in use now
+    waiting: jax.Array  # int32[E]
+    length: jax.Array  # int32[E,W], as in Work
+
+
+def empty_caches(
+    config: DecodeConfig, model_config: model.ModelConfig, rows: int, tokens: int
+) -> tuple[LayerCache, ...]:
+    """Zeroed caches of one replica."""
+    kv, d = model_config.num_kv_heads, model_config.head_dim
+    return tuple(
+        LayerCache(
+            jnp.zeros((rows, kv, d, tokens), config.dtype),
+            jnp.zeros((rows, kv, tokens, d), config.dtype),
+        )
+        for _ in range(model_config.num_layers)
+    )
+
+
+def _empty_sampling(rows: int) -> Sampling:
+    return Sampling(jnp.ones(rows), jnp.ones(rows), jnp.zeros(rows, jnp.int32))
+
+
+def _no_keys(rows: int) -> jax.Array:
+    return jax.vmap(jax.random.key)(jnp.zeros(rows, jnp.uint32))
+
+
+def empty_slots(config: DecodeConfig, model_config: model.ModelConfig, slots: int) -> Slots:
+    """Idle slots of one replica."""
+    ints = jnp.zeros(slots, jnp.int32)
+    return Slots(
+        caches=empty_caches(config, model_config, slots, config.cache_tokens),
+        token=ints,
+        logprob=jnp.zeros(slots),
+        position=jnp.full(slots, config.cache_tokens),
+        generated=ints,
+        limit=ints,
+        row=jnp.full(slots, config.requests),
+        active=jnp.zeros(slots, bool),
+        key=_no_keys(slots),
+        sampling=_empty_sampling(slots),
+    )
+
+
+def empty_work(config: DecodeConfig) -> Work:
+    """No requests, one replica."""
+    w, c = config.requests, config.response_tokens
+    ints = jnp.zeros(w, jnp.int32)
+    return Work(
+        prefix=ints, limit=ints, key=_no_keys(w), sampling=_empty_sampling(w), queue=ints,
+        head=jnp.zeros((), jnp.int32), tail=jnp.zeros((), jnp.int32),
+        tokens=jnp.zeros((w, c), jnp.int32), logprob=jnp.zeros((w, c)), length=ints,
+    )  # fmt: skip
+
+
+def empty_prefixes(config: DecodeConfig, model_config: model.ModelConfig) -> Prefixes:
+    """An empty prefix store, one replica."""
+    g = config.prefixes
+    return Prefixes(
+        caches=empty_caches(config, model_config, g, config.prompt_tokens),
+        hidden=jnp.zeros((g, model_config.d_model), config.dtype),
+        length=jnp.zeros(g, jnp.int32),
+    )
