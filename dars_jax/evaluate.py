@@ -1,62 +1,28 @@
-"""Avg@n and Pass@k of a policy on held-out prompts, with every answer kept."""
+"""Answers of a policy to held-out prompts: sampled, graded, kept.  `figures` says what they mean.
 
-import dataclasses
+An answer depends on (seed, noise, row of its prompt, sample) and the weights only, so that an
+evaluation that was stopped continues with the prompts that are missing.
+"""
+
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO
+from zlib import crc32
 
 import numpy as np
 
-from dars_jax import build, model, passk, rollout
+from dars_jax import build, data, figures, model, rollout
+from dars_jax.benchmarks import Benchmark
+from dars_jax.figures import Answers, Report
 from dars_jax.rewards import Grader, Verdict
 from dars_jax.types import Rollouts
 
 EVALUATION_STEP = -1  # as the step of the random keys: the same noise at every evaluation
+WAVES = 8  # fillings of the decode slots between two writes: what a stopped evaluation can lose
 
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """Figures of one evaluation."""
-
-    num_problems: int
-    num_samples: int
-    avg: float  # Avg@n, the mean reward: an estimate of Pass@1
-    pass_at: dict[int, float]
-    pass_interval: dict[int, tuple[float, float]]  # 95 % bootstrap intervals over problems
-    response_length: float
-    truncated_share: float
-
-    def summary(self) -> str:
-        """One line."""
-        ks = "  ".join(f"Pass@{k} {v:.3f}" for k, v in self.pass_at.items() if k > 1)
-        return f"Pass@1 {self.avg:.3f}  {ks}"
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-friendly values."""
-        return dataclasses.asdict(self)
-
-
-def powers_up_to(n: int) -> list[int]:
-    """1, 2, 4, … and n itself."""
-    ks = [2**i for i in range(n.bit_length()) if 2**i <= n]
-    return ks if ks[-1] == n else [*ks, n]
-
-
-def report(rewards: np.ndarray, lengths: np.ndarray, truncated: np.ndarray, seed: int) -> Report:
-    """Figures of float[problems, n] rewards and as many lengths (tokens) and truncation flags."""
-    problems, n = rewards.shape
-    correct = (rewards > 0.5).sum(axis=1)
-    values = {k: passk.pass_at_k(np.full(problems, n), correct, k) for k in powers_up_to(n)}
-    return Report(
-        num_problems=problems,
-        num_samples=n,
-        avg=float(rewards.mean()),
-        pass_at={k: float(v.mean()) for k, v in values.items()},
-        pass_interval={k: passk.bootstrap_interval(v, seed=seed) for k, v in values.items()},
-        response_length=float(lengths.mean()),
-        truncated_share=float(truncated.mean()),
-    )
+Progress = Callable[[int, int], None]  # progress(answers done, answers in all)
 
 
 def evaluate(
@@ -65,52 +31,166 @@ def evaluate(
     grader: Grader,
     *,
     output: Path | None,
-    progress: Callable[[int, int], None] = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> Report:
     """Samples n answers to every test prompt from published params.
 
     Args:
       output: JSON lines of every answer; written beside and renamed, so it is whole if it exists.
-      progress: called with (answers done, answers in all).
+    """
+    rows, n = parts.test.rows, parts.plan.evaluation.n_max
+    chunk = max(parts.plan.requests // n, 1) * parts.plan.num_replicas
+    partial = Path(os.devnull)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = output.with_suffix(".partial")
+    pieces = []
+    with partial.open("w") as file:
+        for first, rollouts in _sample(parts, params, grader, parts.test, 0, chunk,
+                                       EVALUATION_STEP, progress):  # fmt: skip
+            _write(file, parts, rows[first:], None, rollouts)
+            pieces.append(_answers(rollouts))
+    if output is not None:
+        partial.replace(output)
+    return figures.report(figures.join(pieces), parts.plan.config.seed)
+
+
+def noise_of(name: str) -> int:
+    """A benchmark's own noise, whichever others are evaluated with it; below EVALUATION_STEP."""
+    return EVALUATION_STEP - 1 - crc32(name.encode()) % 2**30
+
+
+def answer(
+    parts: build.Parts,
+    params: model.Params,
+    grader: Grader,
+    benchmark: Benchmark,
+    output: Path,
+    *,
+    noise: int,
+    progress: Progress = lambda *_: None,
+) -> Answers:
+    """Samples n answers to every problem, unless `output` has them, and reads them back.
+
+    Answers are appended to `output` with the ending .partial, a chunk of problems at a time; the
+    next call continues after the last whole chunk, and the file is the same, byte for byte.  What
+    is there must come from the same settings.
+
+    Args:
+      output: JSON lines {id, uid, problem, answer, sample, response, reward, verdict, length
+        (tokens), truncated}, by problem, then by sample.
+      noise: in place of the step in the random keys; negative, as training counts from 0.
+    """
+    plan, examples, n = parts.plan, benchmark.examples, parts.plan.evaluation.n_max
+    if not output.exists():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = output.with_suffix(".partial")
+        per_replica = min(plan.requests, WAVES * plan.config.rollout.slots) // n
+        chunk = max(per_replica, 1) * plan.num_replicas
+        with partial.open("ab") as file:
+            done = chunk * keep_whole(file, chunk * n)
+        with partial.open("a") as file:
+            for first, rollouts in _sample(
+                parts, params, grader, examples, done, chunk, noise, progress
+            ):
+                _write(file, parts, examples.rows[first:], benchmark.ids[first:], rollouts)
+        partial.replace(output)
+    return _read(output, len(examples.rows), n)
+
+
+def keep_whole(file: IO[bytes], lines: int) -> int:
+    """Cuts a file opened for appending after its last whole chunk of `lines`; number of chunks."""
+    kept = end = 0
+    with open(file.name, "rb") as stored:
+        for count, line in enumerate(stored, 1):
+            end += len(line)
+            if count % lines == 0 and line.endswith(b"\n"):
+                kept, whole = count // lines, end
+    file.truncate(whole if kept else 0)
+    return kept
+
+
+def _sample(
+    parts: build.Parts,
+    params: model.Params,
+    grader: Grader,
+    examples: data.Examples,
+    first: int,
+    chunk: int,
+    noise: int,
+    progress: Progress,
+) -> Iterator[tuple[int, Rollouts]]:
+    """(first row, its and the next rows' n answers each), from row `first` on, `chunk` at a time.
+
+    The rollouts' `prompt` counts from the first row of their chunk.
     """
     plan, config = parts.plan, parts.plan.evaluation
-    rows, n = parts.test.rows, config.n_max
-    chunk = max(plan.requests // n, 1) * plan.num_replicas
-    results: list[tuple[np.ndarray, Rollouts]] = []
-    for start in range(0, len(rows), chunk):
-        indices = np.arange(start, min(start + chunk, len(rows)))
+    count, n = len(examples.rows), config.n_max
+    for start in range(first, count, chunk):
         session = parts.engine.open_session(params, plan.config.rollout.prefill_batch)
         rollouts, _ = rollout.collect(
-            build.take(parts.test, indices), session, grader, parts.tokenizer.decode,
-            parts.tokenizer.eos_ids, config, seed=plan.config.seed, step=EVALUATION_STEP,
-            progress=lambda done, *_, base=start: progress(base * n + done, len(rows) * n),
+            build.take(examples, np.arange(start, min(start + chunk, count))), session, grader,
+            parts.tokenizer.decode, parts.tokenizer.eos_ids, config, seed=plan.config.seed,
+            step=noise,
+            progress=lambda done, *_, base=start: progress(base * n + done, count * n),
         )  # fmt: skip
-        results.append((indices, rollouts))
-    if output is not None:
-        _write(output, parts, results)
-    shape = (len(rows), n)
-    join = lambda name: np.concatenate([getattr(r, name) for _, r in results]).reshape(shape)  # noqa: E731
-    return report(join("reward"), join("length"), join("truncated"), plan.config.seed)
+        del session  # its caches make room for the next one's
+        yield start, rollouts
 
 
-def _write(output: Path, parts: build.Parts, results: list[tuple[np.ndarray, Rollouts]]) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_suffix(".partial")
-    with partial.open("w") as file:
-        for indices, r in results:
-            for i in range(len(r)):
-                example = parts.test.rows[indices[r.prompt[i]]]
-                ids = r.tokens[i, : r.length[i]]
-                line = {
-                    "uid": example.uid,
-                    "problem": example.prompt,
-                    "answer": list(example.answer),
-                    "sample": int(r.sample[i]),
-                    "response": parts.tokenizer.decode(ids),
-                    "reward": float(r.reward[i]),
-                    "verdict": Verdict(r.verdict[i]).name.lower(),
-                    "length": int(r.length[i]),
-                    "truncated": bool(r.truncated[i]),
-                }
-                file.write(json.dumps(line) + "\n")
-    partial.replace(output)
+def _answers(r: Rollouts) -> Answers:
+    return Answers(
+        num_problems=int(r.prompt.max()) + 1,
+        problem=r.prompt.astype(np.int64),
+        reward=r.reward.astype(np.float64),
+        length=r.length.astype(np.int64),
+        truncated=r.truncated,
+    )
+
+
+def _write(
+    file: IO[str],
+    parts: build.Parts,
+    rows: tuple[data.Example, ...],
+    ids: tuple[str, ...] | None,
+    r: Rollouts,
+) -> None:
+    """Appends the answers to the first of `rows`; on disk before this returns."""
+    for i in range(len(r)):
+        p = r.prompt[i]
+        line = {} if ids is None else {"id": ids[p]}
+        line |= {
+            "uid": rows[p].uid,
+            "problem": rows[p].prompt,
+            "answer": list(rows[p].answer),
+            "sample": int(r.sample[i]),
+            "response": parts.tokenizer.decode(r.tokens[i, : r.length[i]]),
+            "reward": float(r.reward[i]),
+            "verdict": Verdict(r.verdict[i]).name.lower(),
+            "length": int(r.length[i]),
+            "truncated": bool(r.truncated[i]),
+        }
+        file.write(json.dumps(line) + "\n")
+    file.flush()
+    if file.name != os.devnull:
+        os.fsync(file.fileno())
+
+
+def _read(path: Path, problems: int, n: int) -> Answers:
+    """Graded answers of a finished file; ValueError if it holds another number of them."""
+    reward, length, truncated = [], [], []
+    with path.open() as file:
+        for text in file:
+            line = json.loads(text)
+            reward.append(line["reward"])
+            length.append(line["length"])
+            truncated.append(line["truncated"])
+    if len(reward) != problems * n:
+        raise ValueError(f"{path} has {len(reward):,} answers, expected {problems:,} x {n}")
+    return Answers(
+        num_problems=problems,
+        problem=np.repeat(np.arange(problems), n),
+        reward=np.array(reward, np.float64),
+        length=np.array(length, np.int64),
+        truncated=np.array(truncated, bool),
+    )

@@ -16,7 +16,7 @@ import safetensors
 
 from dars_jax.model import ModelConfig, abstract_params
 
-_READ_BYTES = 4 * 2**20  # at a time: turning blocks that fit a cache is 4x faster than 64 MiB
+_READ_BYTES = 4 * 2**20  # at a time: blocks that fit a cache turn in half the CPU time of 64 MiB
 
 
 class Layout(NamedTuple):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from dars_jax import decode, model, sharding
@@ -70,7 +70,7 @@ class Programs:
         may_shrink: bool,
     ) -> tuple[Slots, Work, Report]:
         """See `decode.run`; slots and work are donated."""
-        steps = sharding.put(jnp.asarray(max_steps, jnp.int32), sharding.replicated(self.mesh))
+        steps = sharding.put(np.int32(max_steps), sharding.replicated(self.mesh))
         return self._runs[may_shrink](params, prefixes, slots, work, steps)
 
     def resize(self, slots: Slots, size: int) -> Slots:

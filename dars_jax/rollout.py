@@ -141,9 +141,10 @@ class Scheduler:
             first = int(self.sampled[p])
             uid, stage = int(self._prompts.uid[p]), int(self.stage[p])
             base = (p // self._replicas) * self._config.n_max
+            limit = self._config.sampling.max_tokens
             prefix, replica = int(self._prefix[p]), p % self._replicas
             requests += [
-                Request(replica, base + i, prefix, (seed, step, stage, uid, i))
+                Request(replica, base + i, prefix, (seed, step, stage, uid, i), limit)
                 for i in range(first, first + int(self._wanted[p]))
             ]
             self.outstanding[p], self._wanted[p] = self._wanted[p], 0

@@ -27,6 +27,7 @@ class Request:
     row: int  # where its completion is kept, below DecodeConfig.requests
     prefix: int  # row of its prompt in the prefix store
     stream: tuple[int, int, int, int, int]  # seed, step, stage, prompt uid, sample
+    limit: int  # most tokens, at most DecodeConfig.response_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +115,13 @@ class Session:
         shape = (self.num_replicas, n)
         row = np.full(shape, self.config.requests, np.int32)
         prefix, stream = np.zeros(shape, np.int32), np.zeros((*shape, 5), np.int32)
+        limit = np.ones(shape, np.int32)
         for e, mine in enumerate(lists):
             if mine:
                 row[e, : len(mine)] = [r.row for r in mine]
                 prefix[e, : len(mine)] = [r.prefix for r in mine]
                 stream[e, : len(mine)] = [r.stream for r in mine]
+                limit[e, : len(mine)] = [r.limit for r in mine]
             self._load[e] += len(mine)
         for request in requests:
             self._whole[request.replica, request.row] = False
@@ -126,7 +129,7 @@ class Session:
             row=row,
             prefix=prefix,
             stream=stream,
-            limit=np.full(shape, sampling.max_tokens, np.int32),
+            limit=limit,
             sampling=Sampling(
                 temperature=np.full(shape, sampling.temperature, np.float32),
                 top_p=np.full(shape, sampling.top_p, np.float32),

@@ -4,6 +4,7 @@ Three axes: "data" replicates the parameters, "fsdp" splits them and the batch, 
 heads, feed-forward and vocabulary.  Every array of the program is placed by a rule on this page.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dars_jax import model
+from dars_jax.types import UpdateBatch
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # rows of a batch and decode slots spread over both
@@ -80,3 +82,19 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
     return jax.tree.map(one, tree)
+
+
+def batch_shardings(mesh: Mesh) -> UpdateBatch:
+    """Rows split over the batch axes, bounds and counts everywhere."""
+    whole = ("bounds", "token_count")
+    return UpdateBatch(
+        **{
+            f.name: replicated(mesh) if f.name in whole else rows(mesh)
+            for f in dataclasses.fields(UpdateBatch)
+        }
+    )
+
+
+def put_batch(batch: UpdateBatch, mesh: Mesh) -> UpdateBatch:
+    """A batch of host arrays onto the mesh."""
+    return jax.tree.map(put, batch, batch_shardings(mesh))

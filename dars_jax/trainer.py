@@ -112,18 +112,6 @@ def assemble(
     return packed, advantage[:n], kept
 
 
-def put_batch(parts: build.Parts, packed: UpdateBatch) -> UpdateBatch:
-    """Host arrays onto the mesh: rows split over the batch axes, bounds everywhere."""
-    whole = ("bounds", "token_count")
-    rows, everywhere = sharding.rows(parts.mesh), sharding.replicated(parts.mesh)
-    return UpdateBatch(
-        **{
-            f.name: sharding.put(getattr(packed, f.name), everywhere if f.name in whole else rows)
-            for f in dataclasses.fields(packed)
-        }
-    )
-
-
 class Trainer:
     """A run in a working directory.  `run` is the whole of it."""
 
@@ -145,7 +133,11 @@ class Trainer:
         state, start = self._restore(checkpoints)
         reference = build.initial_params(self._parts) if c.learner.kl_coef else None
         log = metrics.MetricsLog(self._workdir, start)
-        with build.make_grader(self._plan) as grader, _StopFlag().installed() as stop:
+        with (
+            build.make_grader(self._plan) as grader,
+            _StopFlag().installed() as stop,
+            jax.transfer_guard("disallow"),  # every crossing is explicit
+        ):
             params = self._parts.engine.load_params(state.params)
             before = self._evaluate(0, params, grader, log, state_step=start)
             saved = start
@@ -215,7 +207,7 @@ class Trainer:
         values = {"epoch": epoch, **metrics.rollout_metrics(rollouts, len(prompts), advantage)}
         if kept.any():
             del session, params  # their memory is the update's now
-            state, outcome = parts.update(state, put_batch(parts, packed), reference)
+            state, outcome = parts.update(state, sharding.put_batch(packed, parts.mesh), reference)
             values |= self._update_metrics(jax.device_get(outcome), packed)
             updated = time.perf_counter()
             params = parts.engine.load_params(state.params)

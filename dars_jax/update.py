@@ -100,18 +100,15 @@ def make_update(
     logprob_gap (mean), logprob_gap_max (nats, sampler against trainer), applied (0 or 1).
     """
     shardings = state_shardings(model_config, optimizer, mesh)
-    row, everywhere = sharding.rows(mesh), sharding.replicated(mesh)
-    fields = {f.name: row for f in dataclasses.fields(UpdateBatch)}
-    batch_shardings = UpdateBatch(**{**fields, "bounds": everywhere, "token_count": everywhere})
     run = functools.partial(_update, config, model_config, optimizer, shardings)
     return jax.jit(
         run,
         in_shardings=(
             shardings,
-            batch_shardings,
+            sharding.batch_shardings(mesh),
             shardings.params if config.loss.kl_coef else None,
         ),
-        out_shardings=(shardings, everywhere),
+        out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=(0,),
     )
 

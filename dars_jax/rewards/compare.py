@@ -23,8 +23,10 @@ _FLIPPED = {">": "<", r"\ge": r"\le"}
 def equivalent(gold: str, answer: str) -> bool:
     """Whether answer counts for gold.  Raises Unreadable, TooMany or TooBig."""
     unreadable: Exception | None = None
+    read = False  # in one of its readings at least
     readings = [(g, a) for g in latex.readings(gold) for a in latex.readings(answer)]
-    for gold_tokens, answer_tokens in readings:
+    for pair in readings:
+        gold_tokens, answer_tokens = pair
         if gold_tokens == answer_tokens and gold_tokens:
             return True
         gold_prose = forms.is_prose(gold_tokens)
@@ -33,16 +35,19 @@ def equivalent(gold: str, answer: str) -> bool:
             return True
         if gold_prose and _choice(answer_tokens) == forms.prose(gold_tokens):
             return True
-        if latex.words_in(gold_tokens) and forms.spelled(gold_tokens) == forms.spelled(answer_tokens):
+        if latex.words_in(gold_tokens) and forms.spelled(gold_tokens) == forms.spelled(
+            answer_tokens
+        ):
             return True
-        if (gold_prose or answer_prose) and not _has_list(gold_tokens, answer_tokens):
+        if _is_text(gold_tokens) != _is_text(answer_tokens) and not _has_list(*pair):
             continue
         try:
             if same(forms.read(gold_tokens), forms.read(answer_tokens)):
                 return True
+            read = True
         except Unreadable as error:
             unreadable = error
-    if unreadable:
+    if unreadable and not read:
         raise unreadable
     return False
 
@@ -65,6 +70,10 @@ def warm_up() -> None:
 
 def _has_list(gold: tuple[str, ...], answer: tuple[str, ...]) -> bool:
     return any(token in (",", ";", '"and', '"or') for token in gold + answer)
+
+
+def _is_text(tokens: tuple[str, ...]) -> bool:
+    return forms.is_prose(tokens) and len(forms.prose(tokens)) > 1
 
 
 def _choice(tokens: tuple[str, ...]) -> str:
@@ -94,6 +103,8 @@ def same(gold: Form, answer: Form) -> bool:
     if isinstance(gold, Value) and isinstance(answer, Value):
         if gold.unit and answer.unit and gold.unit != answer.unit:
             return False
+        if isinstance(gold.node, str) and isinstance(answer.node, str):
+            return gold.node.lower() == answer.node.lower()  # R7
         try:
             return evaluate.same_value(gold.node, answer.node)
         except Undefined:
@@ -239,8 +250,11 @@ def _is_name(tokens: tuple[str, ...], liberal: bool) -> bool:
     letters = sum(token.isalpha() and len(token) == 1 for token in tokens)
     if len(tokens) > 1 and tokens[1] in ("_", "'", "("):
         return not any(token in ("+", "-", "*", "/", "^") for token in tokens)
-    return letters == len(tokens) == 1 or ":" in tokens or tokens[0][0] in '"\\' or (
-        letters == len(tokens) and all(token.isupper() for token in tokens)
+    return (
+        letters == len(tokens) == 1
+        or ":" in tokens
+        or tokens[0][0] in '"\\'
+        or (letters == len(tokens) and all(token.isupper() for token in tokens))
     )
 
 

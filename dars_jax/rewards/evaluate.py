@@ -79,7 +79,9 @@ def same_solution(left: Node, right: Node) -> bool:
         solutions = []
         for point in _generic_points(shared)[:4]:
             try:
-                solutions.append([_root_if_linear(machine, tree, name, point) for tree in (left, right)])
+                solutions.append(
+                    [_root_if_linear(machine, tree, name, point) for tree in (left, right)]
+                )
             except Undefined:
                 continue
         if len(solutions) >= 2 and all(
@@ -377,7 +379,9 @@ class _Machine:
             return Fraction(_REDUCTIONS[name](*(int(v) for v in values)))
         return _REDUCTIONS[name](*values) if len(values) > 1 else values[0]
 
-    def series(self, kind: str, index: str, low: Node, high: Node, body: Node, point: dict) -> Value:
+    def series(
+        self, kind: str, index: str, low: Node, high: Node, body: Node, point: dict
+    ) -> Value:
         if r"\infty" in (high, *(high if isinstance(high, tuple) else ())):
             raise Unreadable("an infinite series")
         first, last = self.value(low, point), self.value(high, point)

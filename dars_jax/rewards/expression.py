@@ -29,8 +29,9 @@ _FUNCTIONS = frozenset("\\" + name for name in FUNCTIONS - {"sqrt"})
 _LIST_FUNCTIONS = frozenset([r"\min", r"\max", r"\gcd", r"\lcm"])
 _INVERSE = {r"\sin": r"\arcsin", r"\cos": r"\arccos", r"\tan": r"\arctan"}
 _BRACKETS = {"(": ")", "[": "]", "{": "}", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
-_ACCENTS = frozenset([r"\vec", r"\hat", r"\bar", r"\overline", r"\tilde", r"\dot", r"\ddot",
-                     r"\overrightarrow"])
+_ACCENTS = frozenset(
+    [r"\vec", r"\hat", r"\bar", r"\overline", r"\tilde", r"\dot", r"\ddot", r"\overrightarrow"]
+)
 _DIGITS_IN_WORD = re.compile(r"[0-9a-z]+")
 _BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8,
                "nine": 9, "ten": 10, "twelve": 12, "sixteen": 16}  # fmt: skip
@@ -338,7 +339,9 @@ class _Parser:
         low = self.argument()
         self.take("^")
         high = self.argument()
-        end = max((i for i in range(self.at, len(self.tokens) - 1) if self.tokens[i] == "d"), default=-1)
+        end = max(
+            (i for i in range(self.at, len(self.tokens) - 1) if self.tokens[i] == "d"), default=-1
+        )
         if end < self.at:
             raise Unreadable("an integral without its variable")
         body = parse(tuple(self.tokens[self.at : end])) if end > self.at else Fraction(1)

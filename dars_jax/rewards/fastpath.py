@@ -9,9 +9,7 @@ import re
 from fractions import Fraction
 
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)", re.ASCII)
-_FRACTION = re.compile(
-    r"([+-]?)\\[dt]?frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?\d+)/(\d+)", re.ASCII
-)
+_FRACTION = re.compile(r"([+-]?)\\[dt]?frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?\d+)/(\d+)", re.ASCII)
 _SHORT_FRACTION = re.compile(r"([+-]?)\\[dt]?frac(\d)(\d)", re.ASCII)
 _MAX_DIGITS = 2000  # int() of a string is quadratic, and refuses 4,300 digits
 

@@ -114,8 +114,14 @@ def is_prose(tokens: Tokens) -> bool:
     if any(token[0] == WORD for token in tokens):
         return not any(token in RELATIONS or token in "+*/^°%|" for token in tokens)
     letters = [token for token in tokens if token.isalpha() and token.isascii()]
-    return bool(letters) and all(t.isalpha() or t in "(){}.:'-" for t in tokens) and (
-        len(letters) == 1 and "-" not in tokens or any(letter.isupper() for letter in letters[1:])
+    return (
+        bool(letters)
+        and all(t.isalpha() or t in "(){}.:'-" for t in tokens)
+        and (
+            len(letters) == 1
+            and "-" not in tokens
+            or any(letter.isupper() for letter in letters[1:])
+        )
     )
 
 
@@ -165,7 +171,9 @@ def _read_one(tokens: Tokens) -> Form:
     if not tokens:
         raise Unreadable("an empty item")
     if is_prose(tokens):
-        return Words(prose(tokens))
+        # A letter alone may be a choice, a name or a constant: same() knows all three.
+        letter = [token for token in tokens if token.isalpha()]
+        return Value(letter[0]) if letter and len(prose(tokens)) == 1 else Words(prose(tokens))
     membership = split(tokens, frozenset([r"\in"]))
     if len(membership) == 2:
         return read(membership[1])
@@ -200,8 +208,6 @@ def _read_relation(tokens: Tokens, sides: list[Tokens]) -> Form:
 
 
 def _side(tokens: Tokens) -> Form:
-    if len(tokens) == 1 and tokens[0].isalpha():
-        return Value(tokens[0])  # an unknown here, not a word
     try:
         return read(tokens)
     except Unreadable:

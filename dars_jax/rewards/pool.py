@@ -21,7 +21,8 @@ from dars_jax.rewards.grade import Verdict
 
 _WINDOW = 16  # items sent ahead to a worker, so that it never waits for the caller
 _WINDOW_BYTES = 32_768  # below a pipe's 64 KiB: a write never blocks on a busy worker
-_MAX_DEATHS = 5  # accidents an item may be part of; at one kill a second, two are rare
+_MAX_CRASHES = 3  # of one item, by a signal of its own making such as SIGSEGV
+_MAX_KILLS = 20  # of one item by SIGKILL: an accident, or out of memory every time
 _MAX_FAILED_STARTS = 3
 _BLOCKED_EXIT = 99  # as in worker.py, which the trainer's process need not import
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -179,7 +180,9 @@ class Pool:
             suspect.deaths += 1
             if status == -signal.SIGPROF:
                 yield unanswered.pop(0).id, Verdict.TIMED_OUT
-            elif status == _BLOCKED_EXIT or suspect.deaths >= _MAX_DEATHS:
+            elif status == _BLOCKED_EXIT or suspect.deaths >= (
+                _MAX_KILLS if status == -signal.SIGKILL else _MAX_CRASHES
+            ):
                 yield unanswered.pop(0).id, Verdict.TOO_BIG
         self._queue.extendleft(reversed(unanswered))
 

@@ -122,7 +122,11 @@ def _sign(a: mpmath.mpf, b: mpmath.mpf) -> int:
     """Order of two numbers known to 60 digits: sqrt 8 and 2 sqrt 2 are one end point."""
     if a == b:
         return 0
-    if mpmath.isfinite(b) and abs(a - b) <= max(abs(a), abs(b)) * mpmath.mpf(10) ** -45:
+    if (
+        mpmath.isfinite(a)
+        and mpmath.isfinite(b)
+        and abs(a - b) <= max(abs(a), abs(b)) * mpmath.mpf(10) ** -45
+    ):
         return 0
     return 1 if a > b else -1
 

@@ -1,0 +1,197 @@
+"""Advantages of ragged groups, the clipped surrogate and its weights, against numpy in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dars_jax import objective
+
+
+def advantages(rewards, ids, num_groups, **settings):
+    got = objective.group_advantages(
+        jnp.asarray(rewards, jnp.float32), jnp.asarray(ids, jnp.int32), num_groups, **settings
+    )
+    assert got.dtype == jnp.float32
+    return np.asarray(got)
+
+
+def numpy_advantages(rewards, ids, mask, use_std):
+    out = np.zeros(len(rewards))
+    for g in set(ids):
+        mine = [i for i in range(len(ids)) if ids[i] == g and mask[i]]
+        r = np.array([rewards[i] for i in mine], np.float64)
+        if len(r) > 1:
+            out[mine] = (r - r.mean()) / ((r.std(ddof=1) + 1e-6) if use_std else 1.0)
+    return out
+
+
+def test_three_right_of_eight():
+    rewards = [1, 0, 0, 1, 0, 1, 0, 0]
+    want = [0.625 if r else -0.375 for r in rewards]
+    np.testing.assert_allclose(advantages(rewards, [0] * 8, 1), want, atol=1e-7)
+    # sample std sqrt(15/56) = 0.51755; the population one, 0.48412, would give 1.29099
+    want = [1.2076123955 if r else -0.7245674374 for r in rewards]
+    np.testing.assert_allclose(advantages(rewards, [0] * 8, 1, use_std=True), want, rtol=2e-6)
+
+
+def test_one_right_of_four():
+    got = advantages([1, 0, 0, 0], [0] * 4, 1, use_std=True)
+    np.testing.assert_allclose(got, [1.499997, -0.499999, -0.499999, -0.499999], rtol=1e-6)
+
+
+@pytest.mark.parametrize("use_std", [False, True])
+def test_a_group_of_one_and_a_group_of_equals_get_zero(use_std):
+    got = advantages([1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 2, 2], 4, use_std=use_std)
+    assert got.tolist() == [0.0] * 6
+
+
+@given(st.data(), st.booleans())
+def test_ragged_groups_in_any_order_equal_a_loop_over_groups(data, use_std):
+    size, groups = 24, 7  # one shape, one program
+    draw = lambda values: data.draw(st.lists(values, min_size=size, max_size=size))  # noqa: E731
+    ids, mask = np.array(draw(st.integers(0, groups - 1))), np.array(draw(st.booleans()))
+    rewards = np.array(draw(st.integers(0, 8))) / 8  # so that a spread is 0 or far above rounding
+    got = advantages(rewards, ids, groups, use_std=use_std, mask=mask)
+    want = numpy_advantages(rewards, ids, mask, use_std)
+    np.testing.assert_allclose(got, want, atol=0.01 if use_std else 1e-6)
+    spread = [len(set(rewards[(ids == g) & mask])) > 1 for g in range(groups)]
+    np.testing.assert_allclose(got[np.array(spread)[ids]], want[np.array(spread)[ids]], atol=2e-5)
+    order = np.random.default_rng(0).permutation(size)
+    again = advantages(rewards[order], ids[order], groups, use_std=use_std, mask=mask[order])
+    np.testing.assert_allclose(again, got[order], atol=0.01 if use_std else 1e-6)
+
+
+def test_padding_counts_for_nothing_even_when_it_is_not_a_number():
+    got = advantages([1, 0, np.nan, 9], [0, 0, 0, 0], 1, mask=jnp.array([True, True, False, False]))
+    assert got.tolist() == [0.5, -0.5, 0, 0]
+
+
+def test_only_groups_with_right_and_wrong_have_a_signal():
+    got = objective.has_signal(jnp.array([0, 1, 7, 8, 0]), jnp.array([8, 8, 8, 8, 0]))
+    assert got.tolist() == [False, True, True, False, False]
+
+
+@pytest.mark.parametrize("use_std", [False, True])
+def test_cumulative_advantage_is_the_sum_of_absolute_advantages(use_std):
+    n, k = 8, np.arange(9)
+    got = objective.cumulative_advantage(jnp.asarray(k), jnp.full(9, n), use_std=use_std)
+    a = k / n
+    scale = np.sqrt(a * (1 - a)) if use_std else 1.0  # of the population, as in the paper
+    want = [
+        np.abs((np.arange(n) < c) - c / n).sum() / (s or 1)
+        for c, s in zip(k, np.broadcast_to(scale, 9), strict=True)
+    ]
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "want"),
+    [
+        ("dr_grpo", [1 / 30, 1 / 30, 0, 1 / 30]),  # 3 kept, 10 the longest possible
+        ("token_mean", [1 / 12, 1 / 12, 0, 1 / 12]),  # 2 + 1 + 9 tokens
+        ("sequence_mean", [1 / 6, 1 / 3, 0, 1 / 27]),
+    ],
+)
+def test_token_weights(aggregation, want):
+    lengths, kept = jnp.array([2, 1, 5, 9]), jnp.array([True, True, False, True])
+    got = objective.token_weights(lengths, kept, aggregation=aggregation, max_length=10)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    nothing = objective.token_weights(
+        lengths, jnp.zeros(4, bool), aggregation=aggregation, max_length=10
+    )
+    assert nothing.tolist() == [0.0] * 4
+
+
+def test_an_unknown_aggregation_is_refused():
+    with pytest.raises(ValueError, match="mean_of_means"):
+        objective.token_weights(
+            jnp.ones(2), jnp.ones(2, bool), aggregation="mean_of_means", max_length=4
+        )
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "clipped"),
+    [
+        (1.0, 2.0, -2.0, False),
+        (1.5, 2.0, -2.4, True),  # good and already likelier: no more than 1.2
+        (0.5, 2.0, -1.0, False),  # good but less likely: pulled back with full force
+        (1.5, -2.0, 3.0, False),
+        (0.5, -2.0, 1.6, True),
+        (1.1, -1.0, 1.1, False),
+    ],
+)
+def test_the_surrogate_is_the_pessimistic_one(ratio, advantage, loss, clipped):
+    old = -1.3
+
+    def total(logprob):
+        return objective.clipped_surrogate(logprob, jnp.float32(old), jnp.float32(advantage))
+
+    logprob = jnp.float32(old + np.log(ratio))
+    value, is_clipped = total(logprob)
+    assert value == pytest.approx(loss, rel=1e-5)
+    assert bool(is_clipped) == clipped
+    slope = jax.grad(lambda x: total(x)[0])(logprob)
+    assert slope == pytest.approx(0.0 if clipped else -advantage * ratio, rel=1e-5)
+
+
+def test_the_two_sides_of_the_clip_are_separate():
+    value, _ = objective.clipped_surrogate(
+        jnp.log(jnp.array([2.0, 0.1])), jnp.zeros(2), jnp.array([1.0, -1.0]),
+        clip_low=0.3, clip_high=0.5,
+    )  # fmt: skip
+    np.testing.assert_allclose(value, [-1.5, 0.7], rtol=1e-6)
+
+
+def test_on_policy_the_gradient_is_minus_advantage_times_weight():
+    rng = np.random.default_rng(0)
+    logprob, advantage, weight = (jnp.asarray(rng.normal(size=50), jnp.float32) for _ in range(3))
+
+    def loss(x):
+        return jnp.sum(weight * objective.clipped_surrogate(x, logprob, advantage)[0])
+
+    np.testing.assert_allclose(jax.grad(loss)(logprob), -advantage * weight, rtol=1e-6)
+
+
+def test_the_kl_estimate_is_unbiased_and_never_negative():
+    rng = np.random.default_rng(0)
+    p, q = (np.exp(x) / np.exp(x).sum() for x in rng.normal(size=(2, 20)))
+    each = objective.kl_penalty(jnp.log(p), jnp.log(q))
+    assert (np.asarray(each) >= 0).all()
+    assert float(np.sum(p * np.asarray(each))) == pytest.approx(np.sum(p * np.log(p / q)), rel=1e-5)
+    assert objective.kl_penalty(jnp.float32(-2.0), jnp.float32(-2.0)) == 0
+
+
+@pytest.mark.parametrize("vocabulary", [1, 2, 61, 1000])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_logprob_and_entropy_equal_float64(vocabulary, temperature):
+    rng = np.random.default_rng(vocabulary)
+    logits = rng.normal(size=(4, 7, vocabulary)) * 8 + 100
+    targets = rng.integers(0, vocabulary, (4, 7))
+    logprob, entropy = objective.logprob_and_entropy(
+        jnp.asarray(logits, jnp.float32), jnp.asarray(targets), temperature=temperature
+    )
+    x = logits.astype(np.float32).astype(np.float64) / temperature
+    x = x - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)) - x.max(
+        -1, keepdims=True
+    )
+    want = np.take_along_axis(x, targets[..., None], -1)[..., 0]
+    np.testing.assert_allclose(logprob, want, atol=3e-5)
+    np.testing.assert_allclose(entropy, -(np.exp(x) * x).sum(-1), atol=1e-4)
+
+
+def test_impossible_tokens_give_no_nan():
+    # the usual mask is the most negative float; 0 * -inf must not reach the entropy
+    logits = jnp.array([[0.0, 0.0, -3e38]])
+    logprob, entropy = objective.logprob_and_entropy(logits, jnp.array([0]))
+    np.testing.assert_allclose([logprob[0], entropy[0]], [-np.log(2), np.log(2)], rtol=1e-6)
+
+
+def test_the_gradient_of_logprob_is_onehot_minus_softmax():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(5, 9)), jnp.float32)
+    targets = jnp.array([0, 3, 8, 2, 2])
+    got = jax.grad(lambda x: objective.logprob_and_entropy(x, targets)[0].sum())(logits)
+    want = np.eye(9)[targets] - np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(got, want, atol=1e-6)
