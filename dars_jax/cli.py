@@ -4,6 +4,7 @@ Imports little at the top, so that a mistake on the command line shows at once.
 """
 
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -39,18 +40,24 @@ def one_line_errors() -> Iterator[None]:
         fail(str(error))
 
 
-def _config_argument(argv: list[str]) -> str:
-    for flag, value in zip(argv, [*argv[1:], ""], strict=True):
-        if flag in ("--config", "-config"):
+def argument_of(name: str) -> str:
+    """What the command line gives a flag, before flags are parsed; "" if it is not there."""
+    for flag, value in itertools.pairwise([*sys.argv[1:], ""]):
+        if flag in (f"--{name}", f"-{name}"):
             return value
-        if flag.startswith(("--config=", "-config=")):
+        if flag.startswith((f"--{name}=", f"-{name}=")):
             return flag.split("=", 1)[1]
     return ""
 
 
+def config_if_given() -> ConfigDict | None:
+    """The configuration; None without --config, for commands that can do without."""
+    return _CONFIG.value
+
+
 def config_and_workdir() -> tuple[ConfigDict, Path]:
     """The configuration, and the working directory, made and known to be writable."""
-    argument = _config_argument(sys.argv)
+    argument = argument_of("config")
     file, _, preset = argument.partition(":")
     name = Path(file).stem + (f"-{preset.replace(',', '-')}" if preset else "")
     workdir = Path(_WORKDIR.value or Path("runs") / name)
@@ -64,16 +71,16 @@ def config_and_workdir() -> tuple[ConfigDict, Path]:
     return _CONFIG.value, workdir
 
 
-def start(main: Callable[[], int | None], usage: str) -> None:
+def start(main: Callable[[], int | None], usage: str, *, needs_config: bool = True) -> None:
     """Parses the flags and runs main; its result is the exit code."""
     sys.modules["__main__"].__doc__ = usage
-    argument = _config_argument(sys.argv)
+    argument = argument_of("config")
     file = argument.partition(":")[0]
     asks_help = any(a.lstrip("-").startswith("help") for a in sys.argv[1:])
     if not asks_help:
-        if not argument:
+        if needs_config and not argument:
             fail("--config is missing: name a file, for example --config configs/dars_b.py")
-        if not os.path.isfile(file):
+        if argument and not os.path.isfile(file):
             fail(f"--config {file}: no such file")
 
     def parse(argv: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,7 @@ def summarize(
       answers: as many, in the same order.
       seed: of the bootstrap.
     """
-    reports = {
-        b.name: figures.report(a, seed) for b, a in zip(benchmarks, answers, strict=True)
-    }
+    reports = {b.name: figures.report(a, seed) for b, a in zip(benchmarks, answers, strict=True)}
     whole = figures.join(answers)
     overall = figures.report(whole, seed)
     remarks = [remark for b in benchmarks for remark in b.remarks()]
@@ -113,17 +112,18 @@ def to_markdown(evaluation: Evaluation) -> str:
         lines += _row(
             title, f"{report.num_problems:,}", _percent(report.avg),
             f"{_percent(report.pass_at[k])} (k = {k})", _interval(report, k),
-            "–" if length is None else f"{length:,.0f}",
-            "–" if truncated is None else f"{_percent(truncated)}",
+            "–" if length is None else f"{length:,.1f}",
+            "–" if truncated is None else _percent(truncated),
         )  # fmt: skip
     if evaluation.is_papers:
         total = sum(published.num_problems for published in PUBLISHED.values())
         for policy, method, avg, best in PAPER_ROWS:
             lines += _row(f"paper: {policy}, {method}", f"{total:,}", str(avg),
                           f"{best} (k = 128)", "–", "–", "–")  # fmt: skip
-    lines += ["", *(f"- {remark}" for remark in evaluation.remarks)]
+    remarks = list(evaluation.remarks)
     if evaluation.is_papers:
-        lines.append("- paper: arXiv 2508.13755, Avg@128 and Pass@128 over all its problems")
+        remarks.append("paper: arXiv 2508.13755, Avg@128 and Pass@128 over all its problems")
+    lines += ["", *(f"- {remark}" for remark in remarks)] if remarks else []
     lines += ["", "Pass@k with 95 % bootstrap intervals over problems, percent:", ""]
     ks = sorted({k for _, report in rows for k in report.pass_at})
     lines += _row("k", *(title for title, _ in rows))
@@ -159,6 +159,7 @@ def _replace(path: Path, text: str) -> None:
 def _plot(path: Path, evaluation: Evaluation) -> None:
     import matplotlib
 
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it reports its font cache
     matplotlib.use("Agg")  # no display needed
     from matplotlib import pyplot
 
@@ -175,6 +176,8 @@ def _plot(path: Path, evaluation: Evaluation) -> None:
         if last:  # bands of all would hide one another
             axes.fill_between(ks, low, high, color=line.get_color(), alpha=0.2, lw=0)
     axes.set_xscale("log", base=2)
+    ticks = sorted({k for report in reports.values() for k in report.pass_at})
+    axes.set_xticks(ticks, [str(k) for k in ticks])
     axes.set(xlabel="k", ylabel="Pass@k, percent", ylim=(0, 100), title=evaluation.subject)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

@@ -24,7 +24,7 @@ from dars_jax.figures import Answers
 from dars_jax.progress import Progress
 from dars_jax.rewards import Grader, load_grader
 
-BATCH = 4096  # responses graded between two writes
+BATCH = 4096  # responses graded at a time
 SEED = 0  # of the bootstrap
 
 Place = tuple[int, int]  # number of the benchmark, row in it
@@ -79,8 +79,9 @@ def score(
     reward = np.zeros(count)
     length, truncated = np.zeros(count, np.int64), np.zeros(count, bool)
     samples: dict[str, int] = {}
-    progress, done = Progress("grading", count), 0
+    progress, done = Progress("grading"), 0
     partial = output / "grades.jsonl.partial"
+    progress(0, count)
     with partial.open("w") as file:
         for batch in _batches(path, BATCH):
             golds = [
@@ -97,7 +98,7 @@ def score(
                 line = {"id": generation.id, "sample": sample, "reward": grade.reward,
                         "verdict": grade.verdict.name.lower()}  # fmt: skip
                 file.write(json.dumps(line) + "\n")
-            progress(done)
+            progress(done, count)
     progress.close()
     partial.replace(output / "grades.jsonl")
     answers = []

@@ -7,26 +7,28 @@ import time
 class Progress:
     """One live line on a terminal; a line every few seconds elsewhere."""
 
-    def __init__(self, what: str, total: int, done: int = 0):
-        """`done` of `total` were there before; they do not count as speed."""
-        self._what, self._total, self._before = what, total, done
+    def __init__(self, what: str):
+        self._what = what
+        self._before: int | None = None  # done at the first call: they do not count as speed
         self._live = sys.stderr.isatty()
-        self._start = time.monotonic()
-        self._shown = 0.0
+        self._start = self._shown = 0.0
+        self._last = -1
         self._width = 0
 
-    def __call__(self, done: int) -> None:
-        """Shows it, if the last time is long enough ago or all is done."""
+    def __call__(self, done: int, total: int) -> None:
+        """Shows news, if the last time is long enough ago or all is done."""
         now = time.monotonic()
-        if done < self._total and now - self._shown < (0.1 if self._live else 5):
+        if self._before is None:
+            self._before, self._start = done, now
+        if done == self._last or (done < total and now - self._shown < (0.1 if self._live else 5)):
             return
-        self._shown = now
-        line = f"{self._what}  {done:,}/{self._total:,}"
+        self._shown, self._last = now, done
+        line = f"{self._what}  {done:,}/{total:,}"
         rate = (done - self._before) / max(now - self._start, 1e-9)
         if rate > 0:
             line += f"  {rate:,.1f}/s"
-            if done < self._total:
-                line += f"  about {_duration((self._total - done) / rate)} left"
+            if done < total:
+                line += f"  about {_duration((total - done) / rate)} left"
         if not self._live:
             print(line, file=sys.stderr, flush=True)
             return

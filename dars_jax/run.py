@@ -3,23 +3,46 @@
 import json
 import logging
 import os
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # tensorflow comes along with jetstream and clu
 
-from dars_jax import build, cli, metrics, trainer
+from dars_jax import (
+    benchmarks,
+    build,
+    cli,
+    evaluation_report,
+    metrics,
+    model,
+    sharding,
+    trainer,
+    update,
+    warmup,
+    weights,
+)
+from dars_jax import config as config_lib
 from dars_jax import evaluate as evaluate_lib
+from dars_jax.benchmarks import Benchmark
 from dars_jax.checkpoint import Checkpoints
 from dars_jax.config import ConfigDict, cache_dir, flatten
+from dars_jax.plan import Plan
+from dars_jax.progress import Progress
+from dars_jax.types import TrainState
+
+
+def _settle() -> None:
+    logging.getLogger("absl").setLevel(logging.WARNING)  # orbax and clu report every file
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
 
 
 def _prepare(config: ConfigDict) -> tuple[build.Parts, metrics.Console]:
-    logging.getLogger("absl").setLevel(logging.WARNING)  # orbax and clu report every file
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+    _settle()
     console = metrics.Console(config.train.num_steps)
     with cli.one_line_errors():
         plan = build.make_plan(config)
@@ -54,23 +77,190 @@ def train(config: ConfigDict, workdir: Path) -> int:
     return 0
 
 
-def evaluate(config: ConfigDict, workdir: Path) -> int:
-    """Evaluates the newest checkpoint, prints the figures, returns the exit code."""
-    parts, console = _prepare(config)
-    state, step = build.initial_state(parts), 0
-    checkpoints = Checkpoints(
-        workdir / "checkpoints", flatten(config), parts.plan.config.checkpoint.keep
-    )
-    if (latest := checkpoints.latest()) is not None:
-        with cli.one_line_errors():
-            state, step = checkpoints.restore(latest, state, parts.shardings), latest
-    output = workdir / "eval" / f"step_{step:06d}.jsonl"
+def evaluate(config: ConfigDict, workdir: Path, files: list[Path], output: Path | None) -> int:
+    """Evaluates the newest checkpoint, or the initial policy, and prints the table.
+
+    What was answered before into the same directory is kept, so that a stopped evaluation
+    continues, and benchmarks can be added.
+
+    Args:
+      files: benchmarks; none means the test prompts of the configuration.
+      output: directory; None is WORKDIR/eval/step_NNNNNN_nN.
+
+    Returns:
+      The exit code.
+    """
+    parts, console = _prepare(_asking(config, files) if files else config)
+    c = parts.plan.config
+    with cli.one_line_errors():
+        asked = _benchmarks(parts, files, console.log)
+        step = _newest(workdir)
+        output = output or workdir / "eval" / f"step_{step or 0:06d}_n{c.eval.num_samples}"
+        _claim(output, _settings(config, step), asked)
+        params = build.initial_params(parts) if step is None else _restore(
+            parts.plan, workdir, config, step, parts.optimizer, parts.shardings
+        ).params  # fmt: skip
+    answers = []
     with build.make_grader(parts.plan) as grader:
-        report = evaluate_lib.evaluate(
-            parts, parts.engine.load_params(state.params), grader, output=output,
-            progress=lambda done, total: console.phase(
-                max(step - 1, 0), f"evaluation  answers {done:,}/{total:,}"),
-        )  # fmt: skip
-    json.dump({"step": step, **report.to_json(), "answers": str(output)}, sys.stdout, indent=2)
-    print()
+        params = parts.engine.load_params(params)
+        for benchmark in asked:
+            file = output / "answers" / f"{benchmark.name}.jsonl"
+            own = benchmark.name == benchmarks.name_of(config.data.test)  # as training samples it
+            noise = evaluate_lib.EVALUATION_STEP if own else evaluate_lib.noise_of(benchmark.name)
+            progress = Progress(f"{benchmark.name}  answers")
+            answers.append(
+                evaluate_lib.answer(
+                    parts, params, grader, benchmark, file, noise=noise, progress=progress
+                )
+            )
+            progress.close()
+    name = Path(c.policy.path).name if c.policy.path else "the embedded policy"
+    protocol = {
+        "answers per problem": c.eval.num_samples, "temperature": c.eval.temperature,
+        "top-p": c.eval.top_p, "longest answer in tokens": c.rollout.max_tokens, "seed": c.seed,
+    }  # fmt: skip
+    evaluation = evaluation_report.summarize(
+        f"{name} after {step} steps" if step else f"{name} before training",
+        protocol,
+        asked,
+        answers,
+        c.seed,
+    )
+    evaluation_report.write(output, evaluation)
+    print(evaluation_report.to_markdown(evaluation))
+    console.log(f"files: {output}/report.json, report.md, pass_at_k.png, answers/")
     return 0
+
+
+def export(
+    config: ConfigDict, workdir: Path, out: Path, *, step: int | None, dtype: str | None
+) -> int:
+    """Writes a checkpoint as a Hugging Face directory; returns the exit code.
+
+    Args:
+      step: None is the newest.
+      dtype: "float32" or "bfloat16"; None is bfloat16, but float32 for the embedded policy, which
+        is small and computes in it.
+    """
+    _settle()
+    path = config.policy.path
+    dtype = dtype or ("bfloat16" if path else "float32")
+    with cli.one_line_errors():
+        plan = build.make_plan(config)
+        steps = _steps(workdir)
+        if not steps:
+            raise ValueError(
+                f"no checkpoint in {workdir}/checkpoints: is this the run's --workdir?"
+            )
+        if step is not None and step not in steps:
+            raise ValueError(
+                f"no checkpoint of step {step}: there are {', '.join(map(str, steps))}"
+            )
+        step = steps[-1] if step is None else step
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ValueError(f"--out {out} exists and is not an empty directory")
+        mesh = sharding.make_mesh(*plan.mesh_shape)
+        optimizer = update.make_optimizer(plan.optimizer)
+        shardings = update.state_shardings(plan.model, optimizer, mesh)
+        state = _restore(plan, workdir, config, step, optimizer, shardings)
+        source = path or warmup.base_policy(cache_dir(), plan.model, print, warmup.WarmupConfig())
+        weights.save_params(out, state.params, plan.model, source=source, dtype=jnp.dtype(dtype))
+    size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
+    print(f"{out}: step {step}, {plan.model.num_params():,} parameters in {dtype}, "
+          f"{size / 1e6:,.1f} MB")  # fmt: skip
+    return 0
+
+
+def _asking(config: ConfigDict, files: list[Path]) -> ConfigDict:
+    """The configuration that reads benchmark files, and needs no training data."""
+    config = config.copy_and_resolve_references()  # ConfigDict(config) would share its sections
+    config.data.train = config.data.test = str(files[0])
+    config.data.prompt_field, config.data.answer_field = "problem", "answer"
+    config.data.skip_bad_rows = False
+    return config
+
+
+def _benchmarks(
+    parts: build.Parts, files: list[Path], log: Callable[[str], None]
+) -> list[Benchmark]:
+    c = parts.plan.config.data
+    data_dir = c.dir or str(cache_dir() / "tfds")
+    if not files:
+        return [benchmarks.identify(c.test, parts.test, data_dir)]
+    return [
+        benchmarks.identify(
+            str(file),
+            build.load_examples(parts.plan, str(file), "--benchmarks", parts.tokenizer, log),
+            None,
+        )
+        for file in files
+    ]
+
+
+def _settings(config: ConfigDict, step: int | None) -> dict[str, Any]:
+    """What decides the answers."""
+    flat = flatten(config)
+    sampling = ("eval.num_samples", "eval.temperature", "eval.top_p")
+    kept = {k: v for k, v in flat.items() if k in sampling or k not in config_lib.FREE_KEYS}
+    return {"step": step or 0, **kept}
+
+
+def _claim(output: Path, settings: dict[str, Any], asked: list[Benchmark]) -> None:
+    """Notes in the directory what its answers come from.
+
+    Raises:
+      ValueError: it has answers of other settings, or to another version of a benchmark.
+    """
+    path = output / "settings.json"
+    found = {"settings": settings, "benchmarks": {}}
+    if path.exists():
+        found = json.loads(path.read_text())
+    old, known = found["settings"], found["benchmarks"]
+    changed = [
+        f"{key}: {old.get(key)!r} before, {settings.get(key)!r} now"
+        for key in sorted(old.keys() | settings.keys())
+        if old.get(key) != settings.get(key)
+    ]
+    mine = {benchmark.name: benchmark.fingerprint() for benchmark in asked}
+    changed += [
+        f"{name}: other problems" for name in mine if known.get(name, mine[name]) != mine[name]
+    ]
+    if changed:
+        raise ValueError(
+            f"{output} has the answers of another evaluation: {'; '.join(changed)}. "
+            "Take another --output"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(found | {"benchmarks": known | mine}, indent=2) + "\n")
+    partial.replace(path)
+
+
+def _steps(workdir: Path) -> list[int]:
+    """Steps of the checkpoints that are whole."""
+    return sorted(int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit())
+
+
+def _newest(workdir: Path) -> int | None:
+    return max(_steps(workdir), default=None)
+
+
+def _restore(
+    plan: Plan,
+    workdir: Path,
+    config: ConfigDict,
+    step: int,
+    optimizer: Any,
+    shardings: TrainState,
+) -> TrainState:
+    """The state of a checkpoint; only shapes are made before it is read."""
+    params = model.abstract_params(plan.model)
+    like = TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32),
+        params=params,
+        opt_state=jax.eval_shape(optimizer.init, params),
+    )
+    checkpoints = Checkpoints(workdir / "checkpoints", flatten(config), plan.config.checkpoint.keep)
+    state = checkpoints.restore(step, like, shardings)
+    checkpoints.close()
+    return state

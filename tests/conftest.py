@@ -26,7 +26,12 @@ def cache(tmp_path_factory):
     """
     path = pathlib.Path(os.environ.get("DARS_JAX_CACHE") or tmp_path_factory.mktemp("cache"))
     os.environ["DARS_JAX_CACHE"] = str(path)
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(path / "compiled")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(path / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     return path
 
 
@@ -50,6 +55,21 @@ def fresh_python():
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture(scope="session")
+def compilations():
+    """A list that grows by one entry with every program that XLA compiles in this process."""
+    import jax
+
+    events = []
+
+    def listen(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            events.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return events
 
 
 def _reference_logits(params, config, tokens):
@@ -107,7 +127,6 @@ def tiny():
 
     config = model.ModelConfig(61, 2, 32, 4, 2, 8, 48, family="qwen2", qkv_bias=True)
     params = jax.jit(lambda key: model.init_params(config, key))(jax.random.key(0))
-    params = jax.tree.map(lambda x: x * 1.0, params)
     keys = iter(jax.random.split(jax.random.key(1), 100))
     params = jax.tree.map(
         lambda x: x + 0.15 * jax.random.normal(next(keys), x.shape, x.dtype), params

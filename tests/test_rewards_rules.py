@@ -284,6 +284,99 @@ x>1 | (1, \infty)
 2\sqrt{3} | \sqrt{12}
 1{,}234.5 | 1234.5
 1.5\times10^{-3} | 0.0015
+\{1\} | 1
+1 | \{1\}
+3 | 3\sqrt{1}
+\frac{a}{b} | a/b
+\frac{x+1}{2} | \frac{1}{2}(x+1)
+(2,3) | x=2, y=3
+\frac{\pi}{4} | \arctan(1)
+8\pi\text{ cm}^2 | 8\pi
+\text{(A)} | A
+A | \boxed{A}
+\text{E} | E
+2,-2 | \pm2
+\{2,-2\} | x=\pm 2
+\frac{3}{4} | 75\%
+0.75 | 75\%
+1,2,3 | (1,2,3)
+5\times 10^{-3} | 0.005
+6.02\times10^{23} | 6.02 \cdot 10^{23}
+x\in(0,1) | 0<x<1
+x\le -2\text{ or }x\ge 2 | (-\infty,-2]\cup[2,\infty)
+(-\infty,-2]\cup[2,\infty) | x\ge2, x\le-2
+\frac{1}{2},\frac{1}{3} | 0.5 and 1/3
+\text{Alice} | \text{alice}
+\text{Alice and Bob} | \text{Bob and Alice}
+\text{yes} | \text{YES}
+\text{no solution} | \text{No solution}
+x^2-5x+6=0 | (x-2)(x-3)=0
+y=\frac{1}{2}x+1 | x-2y+2=0
+x^2+y^2=1 | x^2+y^2-1=0
+f(x)=x+1 | f(x)=1+x
+\sqrt{-1} | i
+(1+i)^2 | 2i
+\log_{10} 100 | 2
+\lg 100 | 2
+\ln e | 1
+e^{\ln 5} | 5
+\log_3 9 | 2
+\frac{\ln 8}{\ln 2} | 3
+2^{10} | 1024
+1024 | 2^{10}
+2^{-3} | 0.125
+0.\overline{9} | 1
+0.\overline{36} | \frac{4}{11}
+\frac{22}{7} | 3\frac17
+\tan\theta | \frac{\sin\theta}{\cos\theta}
+\cot x | \frac{1}{\tan x}
+\sin(2x) | 2 \sin(x) \cos(x)
+\sin^2 x | (\sin x)^2
+\begin{bmatrix} 1 \\ 2 \end{bmatrix} | \begin{pmatrix} 1 \\ 2 \end{pmatrix}
+\begin{pmatrix} x^2 & 1\\0&1\end{pmatrix} | \begin{pmatrix} x\cdot x & 1\\ 0&1\end{pmatrix}
+\langle 1,2\rangle | \langle 1, 2 \rangle
+1:2:3 | 2:4:6
+3:00 | 3:00\text{ PM}
+\$1.50 | 1.5
+€5 | 5
+5\,\text{kg} | 5
+\frac{5}{2}\text{ hours} | 2.5\text{ hours}
+2\text{ hours} | 2\text{ hr}
+16\text{ ft}^2 | 16 \text{ square feet}
+(-1)^{n+1} | (-1)^{n-1}
+n^2+n | n(n+1)
+\binom{10}{3} | 120
+\sum_{i=1}^{5} i^2 | 55
+55 | \sum_{k=1}^{10} k
+\prod_{k=1}^{5} k | 120
+\lfloor \pi \rfloor | 3
+|{-3}| | 3
+|-3| | 3
+\max(2,3) | 3
+\gcd(12,18) | 6
+1+\frac{1}{1+\frac{1}{2}} | \frac53
+5\% | 0.05
+\frac{1}{3}\% | \frac{1}{300}
+\infty | +\infty
+\varnothing | \emptyset
+k\pi, k\in\mathbb{Z} | k\pi,\ k \in \mathbb{Z}
+\frac{1}{2}bh | \frac{bh}{2}
+ab+bc+ca | ca+ab+bc
+x_1+x_2 | x_2+x_1
+42 | 42\quad
+42 | \mathbf{42}
+42 | \underline{42}
+42 | 42,
+42 | 42\text{ or }42
+42 | (42)
+42 | [42]
+42 | 42/1
+42 | 84/2
+42 | 4.2\times 10
+42 | 4.2\times 10^1
+42 | 0.42\times 10^2
+42 | 42_{10}
+42 | 101010_2
 """.strip().splitlines()
 
 WRONG = r"""
@@ -374,6 +467,66 @@ y>0 | x>0
 6-5i | 6-5j
 \text{Tuesday} | \text{It is Tuesday}
 \frac{13}{4} | 3\frac{1}{5}
+\text{A} | \text{A, B}
+\sqrt{a^2} | a
+(2,3) | \begin{pmatrix}2\\3\end{pmatrix}
+(2,3) | (2,3),(3,2)
+(2,3),(3,2) | (2,3)
+D | \text{Option D}
+75 | 75\%
+1,2,3 | (3,2,1)
+30^\circ | \frac{\pi}{6}
+\frac{\pi}{6} | 30^\circ
+10^{23} | 10^{22}
+1e-5 | 10^{-5}
+0 < x < 1 | 0<x\le 1
+x\le -2\text{ or }x\ge 2 | |x|\ge 2
+\{x : x > 3\} | (3,\infty)
+\text{Alice} | Bob
+\text{Alice} | \text{Alice and Bob}
+\text{no} | \text{no solution}
+\text{parallel} | \text{perpendicular}
+y=\frac{1}{2}x+1 | 2y=x+1
+f(x)=x+1 | f(x)=x-1
+f(x)=x+1 | g(x)=x+1
+3 \pmod 5 | 3
+7 | 7 \pmod{10}
+-i | i
+\frac{22}{7} | 3.142857
+3.142857 | \frac{22}{7}
+\sin x | \sin y
+\sin x^2 | \sin^2 x
+\begin{bmatrix} 1 \\ 2 \end{bmatrix} | \begin{bmatrix} 2 \\ 1 \end{bmatrix}
+1:2:3 | 1:3:2
+12 | 12\%
+\$1.50 | 150
+\$1.50 | 150\text{ cents}
+5 \text{ km} | 5000 \text{ m}
+16\text{ ft}^2 | 16 \text{ ft}
+n(n+1) | n^2+1
+2^n | 2n
+\frac{n!}{2} | \frac{n!}{3}
+-\infty | \infty
+\text{infinite} | \infty
+n\pi | k\pi
+a^2b | ab^2
+x_1 | x_2
+\overline{AB} | \overline{CD}
+\angle A | \angle B
+42 | 42 \checkmark
+42 | 4 2
+42 | \text{forty-two}
+42 | 42;43
+42 | 41 < x < 43
+42 | 42 \pm 1
+42 | 42\%
+42 | -42
+42 | \{42, 43\}
+42 | x=42, y=1
+42 | \text{Either } 42 \text{ or } 43
+42 | \text{I think } 42
+42 | 42 \text{ probably}
+42 | \text{maybe }42
 """.strip().splitlines()
 
 
@@ -472,7 +625,8 @@ def test_the_fast_path_and_the_workers_agree(grader):
 _SHAPES = [
     "{0}", "-{0}", "{0}.{1}", r"\frac{{{0}}}{{{1}}}", r"{0}\sqrt{{{1}}}", "({0},{1})", "[{0},{1})",
     "{0},{1},{2}", "{0}x^2+{1}x-{2}", "x={0}", "y={0}x+{1}", r"{0}\pi", r"{0}\%", "{0}-{1}i",
-    r"{0}\cdot 10^{{{1}}}", "x>{0}", "{0}^{{{1}}}", r"\begin{{pmatrix}}{0}&{1}\\{2}&1\end{{pmatrix}}",
+    r"{0}\cdot 10^{{{1}}}", "x>{0}", "{0}^{{{1}}}",
+    r"\begin{{pmatrix}}{0}&{1}\\{2}&1\end{{pmatrix}}",
 ]  # fmt: skip
 
 

@@ -13,9 +13,9 @@ equivalent() answers, or says that it cannot read one of the sides (then symboli
 from itertools import pairwise
 
 from dars_jax.rewards import evaluate, forms, latex, realsets
-from dars_jax.rewards.evaluate import Undefined
 from dars_jax.rewards.expression import Unreadable
 from dars_jax.rewards.forms import Form, Items, Matrix, RealSet, Relation, Value, Words
+from dars_jax.rewards.machine import Undefined
 
 _FLIPPED = {">": "<", r"\ge": r"\le"}
 
@@ -45,6 +45,8 @@ def equivalent(gold: str, answer: str) -> bool:
             if same(forms.read(gold_tokens), forms.read(answer_tokens)):
                 return True
             read = True
+        except Undefined:  # 1/0 somewhere: read, and equal to nothing
+            read = True
         except Unreadable as error:
             unreadable = error
     if unreadable and not read:
@@ -55,15 +57,17 @@ def equivalent(gold: str, answer: str) -> bool:
 def may_ask_sympy(answer: str) -> bool:
     """math-verify drops words and hedges with them: `not 5` would count for 5."""
     tokens = latex.readings(answer)[0]
-    words = {token for i, token in enumerate(tokens) if token[0] == latex.WORD and i >= 2
-             and tokens[i - 2] not in (r"\begin", r"\end")}  # fmt: skip
-    return not words and not tokens[:1][0][0] == latex.WORD
+    environments = (r"\begin", r"\end")
+    return bool(tokens) and not any(
+        token[0] == latex.WORD and not (i >= 2 and tokens[i - 2] in environments)
+        for i, token in enumerate(tokens)
+    )
 
 
 def warm_up() -> None:
     """Touches what mpmath computes or imports late."""
     equivalent(
-        r"\sin 30^\circ+\ln 2+\arctan\sqrt3+\pi+e^{1.5}+\sinh 1+\frac{7}{2}!+\binom{x}{2}+(-8)^{1/3}",
+        r"\sin 30^\circ+\ln 2+\arctan\sqrt3+\pi+e^{1.5}+\sinh 1+\frac72!+\binom{x}{2}+(-8)^{1/3}",
         r"\int_0^1 \tan x dx + \log_2 7 + \arcsin\frac13+\csc 1+\cosh 1+\sqrt[3]{x}+\exp(i\pi)",
     )
 

@@ -4,51 +4,35 @@ Rational arithmetic is exact.  Irrational values are computed by mpmath to 60 an
 difference that is only rounding shrinks with the precision, a real one, however tiny, does not.
 (An absolute tolerance would call 1/2^99 and 1/2^98 equal.)  Expressions with variables are equal
 when they agree at rational sample points, as in Schwartz-Zippel.
-
-Work is counted in units, not seconds, so TooBig depends on the answer alone and not on the load of
-the machine.  No simplification is ever attempted: that is what hangs a computer algebra system.
 """
 
-import math
 import zlib
 from fractions import Fraction
 
 import mpmath
 
-from dars_jax.rewards.expression import CONSTANTS, Node, Unreadable
+from dars_jax.rewards.expression import CONSTANTS, Node
+from dars_jax.rewards.machine import Machine, Undefined, Value, as_float, close, is_real
 
-Value = Fraction | mpmath.mpf | mpmath.mpc
 mp = mpmath.mp
 
-_FUEL = 40_000  # units of work for one comparison, at most about half a CPU-second
-_EXACT_BITS = 1 << 17  # rationals above this size (39,000 digits) become floating point
-_MAX_LOG = 10**7  # |log2| of the largest value handled, about 10^3,000,000
-_MAX_TERMS = 2_000  # of a sum or a product
 _DIGITS = (60, 120)
-
-
-class TooBig(ValueError):
-    """Over the work budget, or a value too large to hold."""
-
-
-class Undefined(ValueError):
-    """No finite value here: 1/0, log 0, or a sum up to a variable that is no integer here."""
 
 
 def same_value(left: Node, right: Node) -> bool:
     """Whether both trees denote the same number or the same function."""
     names = sorted(variables(left) | variables(right))
-    machine = _Machine()
+    machine = Machine()
     if not names:
-        return machine.same(left, right, {}, real_only=False)
-    return machine.same_function(left, right, names)
+        return _same_at(machine, left, right, {}, real_only=False)
+    return _same_function(machine, left, right, names)
 
 
 @mp.workdps(_DIGITS[0])
 def proportional(left: Node, right: Node, *, positive: bool) -> bool:
     """Whether left = c * right for one constant c (> 0 when positive): equations, inequalities."""
     names = sorted(variables(left) | variables(right))
-    machine = _Machine()
+    machine = Machine()
     seen: Value | None = None
     for point in _generic_points(names):
         try:
@@ -60,9 +44,9 @@ def proportional(left: Node, right: Node, *, positive: bool) -> bool:
                 return False
             continue
         ratio = machine.divide(first, second)
-        if positive and not (_is_real(ratio) and ratio > 0):
+        if positive and not (is_real(ratio) and mp.re(as_float(ratio)) > 0):
             return False
-        if seen is not None and not _close(seen, ratio):
+        if seen is not None and not close(seen, ratio):
             return False
         seen = ratio
     return seen is not None
@@ -74,7 +58,7 @@ def same_solution(left: Node, right: Node) -> bool:
     shared = sorted(variables(left) & variables(right))
     if variables(left) != variables(right):
         return False
-    machine = _Machine()
+    machine = Machine()
     for name in shared:
         solutions = []
         for point in _generic_points(shared)[:4]:
@@ -85,7 +69,7 @@ def same_solution(left: Node, right: Node) -> bool:
             except Undefined:
                 continue
         if len(solutions) >= 2 and all(
-            a is not None and b is not None and _close(a, b) for a, b in solutions
+            a is not None and b is not None and close(a, b) for a, b in solutions
         ):
             return True
     return False
@@ -96,7 +80,7 @@ def constant(tree: Node) -> Value:
     """The value of a tree without variables; Undefined if it has some."""
     if variables(tree):
         raise Undefined("has variables")
-    return _Machine().value(tree, {})
+    return Machine().value(tree, {})
 
 
 def variables(tree: Node) -> set[str]:
@@ -113,10 +97,10 @@ def variables(tree: Node) -> set[str]:
     return set()
 
 
-def _root_if_linear(machine: "_Machine", tree: Node, name: str, point: dict) -> Value | None:
+def _root_if_linear(machine: "Machine", tree: Node, name: str, point: dict) -> Value | None:
     at = [machine.value(tree, {**point, name: Fraction(k)}) for k in (1, 2, 3)]
     slope = at[1] - at[0]
-    if slope == 0 or not _close(at[2] - at[1], slope):
+    if slope == 0 or not close(at[2] - at[1], slope):
         return None
     return machine.divide(at[0], -slope) + 1
 
@@ -140,305 +124,41 @@ def _integer_points(names: list[str]) -> list[dict[str, Value]]:
     ]
 
 
-def _is_real(value: Value) -> bool:
-    return not isinstance(value, mpmath.mpc) or abs(value.imag) <= abs(value) * mp.mpf(10) ** -50
-
-
-def _close(a: Value, b: Value) -> bool:
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return a == b
-    a, b = as_float(a), as_float(b)
-    return abs(a - b) <= max(abs(a), abs(b)) * mp.mpf(10) ** (-mp.dps + 20)
-
-
-def as_float(value: Value) -> Value:
-    """Floating point at the present precision."""
-    if isinstance(value, Fraction):
-        return mp.mpf(value.numerator) / value.denominator
-    return value
-
-
-class _Machine:
-    """Evaluates trees; one machine is one budget."""
-
-    def __init__(self) -> None:
-        self.fuel = _FUEL
-        self.in_trig = False
-
-    def same_function(self, left: Node, right: Node, names: list[str]) -> bool:
-        """Equal wherever both are real and defined; integers or complex values if never."""
-        for points, real_only, needed in (
-            (_generic_points(names), True, 2),
-            (_integer_points(names), True, 3),
-            (_generic_points(names), False, 3),
-        ):
-            compared = 0
-            for point in points:
-                try:
-                    if not self.same(left, right, point, real_only):
-                        return False
-                    compared += 1
-                except Undefined:
-                    continue
-            if compared >= needed:
-                return True
-        return False
-
-    def same(self, left: Node, right: Node, point: dict, real_only: bool) -> bool:
-        gap = []
-        for digits in _DIGITS:
-            with mp.workdps(digits):
-                a, b = self.value(left, point), self.value(right, point)
-                if isinstance(a, Fraction) and isinstance(b, Fraction):
-                    return a == b
-                a, b = as_float(a), as_float(b)
-                if real_only and not (_is_real(a) and _is_real(b)):
-                    raise Undefined("not real here")
-                if a == b:
-                    return True
-                gap.append(abs(a - b))
-                size = max(abs(a), abs(b))
-                if gap[0] > size * 1e-20 and size > 1e-10:
+def _same_function(machine: Machine, left: Node, right: Node, names: list[str]) -> bool:
+    """Equal wherever both are real and defined; integers or complex values if never."""
+    for points, real_only, needed in (
+        (_generic_points(names), True, 2),
+        (_integer_points(names), True, 3),
+        (_generic_points(names), False, 3),
+    ):
+        compared = 0
+        for point in points:
+            try:
+                if not _same_at(machine, left, right, point, real_only):
                     return False
-        # Rounding noise has shrunk by about 60 digits; a true difference has stayed.
-        return gap[1] <= size * mp.mpf(10) ** -100 or gap[1] <= gap[0] * mp.mpf(10) ** -40
-
-    def spend(self, units: int) -> None:
-        self.fuel -= units
-        if self.fuel < 0:
-            raise TooBig("work budget spent")
-
-    def value(self, tree: Node, point: dict[str, Value]) -> Value:
-        self.spend(1)
-        if isinstance(tree, Fraction):
-            return tree
-        if isinstance(tree, str):
-            return self.named(tree, point)
-        operator, *operands = tree
-        if operator in ("series", "integral"):
-            return getattr(self, operator)(*operands, point)
-        if operator == "fn":
-            outside, self.in_trig = self.in_trig, operands[0] in _TRIGONOMETRIC
-            values = [self.value(operand, point) for operand in operands[1:]]
-            self.in_trig = outside
-            return self.function(operands[0], values)
-        values = [self.value(operand, point) for operand in operands]
-        return self.bounded(_OPERATORS[operator](self, *values))
-
-    def bounded(self, value: Value) -> Value:
-        """Refuses the infinite and the huge, and moves long rationals to floating point."""
-        if isinstance(value, Fraction):
-            bits = value.numerator.bit_length() + value.denominator.bit_length()
-            self.spend(bits >> 6)
-            return value if bits <= _EXACT_BITS else as_float(value)
-        if not mp.isfinite(value):
-            raise Undefined("not finite")
-        if value and abs(mp.mag(value)) > _MAX_LOG:
-            raise TooBig("magnitude")
-        return value
-
-    def named(self, name: str, point: dict[str, Value]) -> Value:
-        if name == "e":
-            return +mp.e
-        if name == r"\pi":
-            return +mp.pi
-        if name == "i":
-            return mp.mpc(0, 1)
-        if name == r"\infty":
-            raise Undefined("infinity")
-        return point[name]
-
-    def add(self, *values: Value) -> Value:
-        if all(isinstance(value, Fraction) for value in values):
-            return sum(values, Fraction(0))
-        return mp.fsum(as_float(value) for value in values)
-
-    def negate(self, value: Value) -> Value:
-        return -value
-
-    def multiply(self, a: Value, b: Value) -> Value:
-        if isinstance(a, Fraction) and isinstance(b, Fraction):
-            return a * b
-        return as_float(a) * as_float(b)
-
-    def divide(self, a: Value, b: Value) -> Value:
-        if b == 0:
-            raise Undefined("division by zero")
-        if isinstance(a, Fraction) and isinstance(b, Fraction):
-            return a / b
-        return as_float(a) / as_float(b)
-
-    def power(self, base: Value, exponent: Value) -> Value:
-        self.spend(5)
-        if base == 0:
-            if not _is_real(exponent) or mp.re(as_float(exponent)) <= 0:
-                if exponent == 0:
-                    return Fraction(1)
-                raise Undefined("zero to a negative power")
-            return Fraction(0)
-        if isinstance(exponent, Fraction) and isinstance(base, Fraction):
-            if exponent.denominator == 1:
-                bits = max(abs(base.numerator), base.denominator).bit_length() * abs(exponent)
-                if abs(base) == 1 or bits <= _EXACT_BITS:
-                    return base ** int(exponent)
-            elif exponent.denominator == 2 and base > 0:
-                return self.power(self.root(base, Fraction(2)), exponent * 2)
-        if abs(as_float(exponent) * mp.log(as_float(base))) > _MAX_LOG:
-            raise TooBig("power")
-        return mp.power(as_float(base), as_float(exponent))
-
-    def root(self, value: Value, degree: Value) -> Value:
-        self.spend(5)
-        if degree == 0:
-            raise Undefined("zeroth root")
-        if isinstance(value, Fraction) and value >= 0 and degree == 2:
-            over, under = math.isqrt(value.numerator), math.isqrt(value.denominator)
-            if over * over == value.numerator and under * under == value.denominator:
-                return Fraction(over, under)
-            return mp.sqrt(as_float(value))
-        if _is_real(value) and isinstance(degree, Fraction) and degree.denominator == 1:
-            if degree % 2 and mp.re(as_float(value)) < 0:  # the real cube root of -8 is -2
-                return -self.root(-value, degree)
-            if isinstance(value, Fraction) and 0 < degree < 1000:
-                guess = Fraction(int(mp.nint(mp.root(as_float(value), int(degree)))))
-                if self.power(guess, degree) == value:
-                    return guess
-        return self.power(value, self.divide(Fraction(1), degree))
-
-    def factorial(self, value: Value) -> Value:
-        if isinstance(value, Fraction) and value.denominator == 1:
-            if value < 0:
-                raise Undefined("factorial of a negative integer")
-            if value <= 3000:
-                self.spend(int(value))
-                return Fraction(math.factorial(int(value)))
-        if abs(as_float(value)) > 10**5:
-            raise TooBig("factorial")
-        self.spend(50)
-        return mp.gamma(as_float(value) + 1)
-
-    def binomial(self, n: Value, k: Value) -> Value:
-        integers = all(isinstance(v, Fraction) and v.denominator == 1 for v in (n, k))
-        if integers and 0 <= n <= 10**5 and k >= 0:
-            self.spend(int(min(k, abs(n - k))))
-            return Fraction(math.comb(int(n), int(k)))
-        if abs(as_float(n)) > 10**5 or abs(as_float(k)) > 10**5:
-            raise TooBig("binomial")
-        self.spend(100)
-        return mp.binomial(as_float(n), as_float(k))
-
-    def modulo(self, a: Value, b: Value) -> Value:
-        if not (isinstance(a, Fraction) and isinstance(b, Fraction)) or b == 0:
-            raise Undefined("modulo of what is not rational")
-        return a % b
-
-    def absolute(self, value: Value) -> Value:
-        return abs(value)
-
-    def floor(self, value: Value) -> Value:
-        if isinstance(value, Fraction):
-            return Fraction(math.floor(value))
-        if not _is_real(value) or mp.mag(value) > 120:
-            raise TooBig("floor beyond the precision")
-        value = mp.re(value)
-        nearest = mp.nint(value)
-        return Fraction(int(nearest if abs(value - nearest) < 1e-20 else mp.floor(value)))
-
-    def ceiling(self, value: Value) -> Value:
-        return -self.floor(-value)
-
-    def degrees(self, value: Value) -> Value:
-        """The sign is dropped, 60° is 60, except inside a function: sin 30° is 1/2."""
-        return self.divide(self.multiply(value, +mp.pi), Fraction(180)) if self.in_trig else value
-
-    def function(self, name: str, values: list[Value]) -> Value:
-        self.spend(5)
-        if name in _REDUCTIONS:
-            return self.reduce(name, values)
-        x = as_float(values[0])
-        if name in (r"\ln", r"\log") and x == 0:
-            raise Undefined("log 0")
-        if abs(x) > 10**6 and name not in (r"\ln", r"\log"):
-            raise TooBig("argument of a function")
-        try:
-            if name == r"\log":  # without a base, 10: as math-verify reads it
-                base = as_float(values[1]) if len(values) > 1 else mp.mpf(10)
-                return self.bounded(self.divide(mp.log(x), mp.log(base)))
-            return self.bounded(_FUNCTIONS[name](x))
-        except (ValueError, ZeroDivisionError, KeyError) as error:
-            raise error if isinstance(error, TooBig) else Undefined(name) from None
-
-    def reduce(self, name: str, values: list[Value]) -> Value:
-        if not all(isinstance(v, Fraction) for v in values):
-            if name not in (r"\min", r"\max") or not all(_is_real(v) for v in values):
-                raise Undefined(name)
-            return {r"\min": min, r"\max": max}[name](mp.re(as_float(v)) for v in values)
-        if name in (r"\gcd", r"\lcm"):
-            if any(v.denominator != 1 for v in values):
-                raise Undefined(name)
-            return Fraction(_REDUCTIONS[name](*(int(v) for v in values)))
-        return _REDUCTIONS[name](*values) if len(values) > 1 else values[0]
-
-    def series(
-        self, kind: str, index: str, low: Node, high: Node, body: Node, point: dict
-    ) -> Value:
-        if r"\infty" in (high, *(high if isinstance(high, tuple) else ())):
-            raise Unreadable("an infinite series")
-        first, last = self.value(low, point), self.value(high, point)
-        if not all(isinstance(v, Fraction) and v.denominator == 1 for v in (first, last)):
-            raise Undefined("ends that are not integers")
-        if last - first > _MAX_TERMS:
-            raise TooBig("terms of a series")
-        total: Value = Fraction(0 if kind == r"\sum" else 1)
-        for k in range(int(first), int(last) + 1):
-            term = self.value(body, {**point, index: Fraction(k)})
-            total = self.add(total, term) if kind == r"\sum" else self.multiply(total, term)
-            total = self.bounded(total)
-        return total
-
-    def integral(self, name: str, low: Node, high: Node, body: Node, point: dict) -> Value:
-        if r"\infty" in (high, low, *(low if isinstance(low, tuple) else ())):
-            raise Unreadable("an improper integral")
-        ends = [as_float(self.value(low, point)), as_float(self.value(high, point))]
-        value, error = mp.quad(
-            lambda x: as_float(self.value(body, {**point, name: x})), ends, error=True
-        )
-        if error > mp.mpf(10) ** (-mp.dps + 15):
-            raise Undefined("integral did not converge")
-        return self.bounded(value)
+                compared += 1
+            except Undefined:
+                continue
+        if compared >= needed:
+            return True
+    return False
 
 
-_OPERATORS = {
-    "+": _Machine.add,
-    "neg": _Machine.negate,
-    "*": _Machine.multiply,
-    "/": _Machine.divide,
-    "^": _Machine.power,
-    "root": _Machine.root,
-    "!": _Machine.factorial,
-    "binom": _Machine.binomial,
-    "mod": _Machine.modulo,
-    "abs": _Machine.absolute,
-    "deg": _Machine.degrees,
-    r"\lfloor": _Machine.floor,
-    r"\lceil": _Machine.ceiling,
-}
-_TRIGONOMETRIC = frozenset([r"\sin", r"\cos", r"\tan", r"\cot", r"\sec", r"\csc"])
-_REDUCTIONS = {r"\min": min, r"\max": max, r"\gcd": math.gcd, r"\lcm": math.lcm}
-_FUNCTIONS = {
-    r"\sin": mp.sin,
-    r"\cos": mp.cos,
-    r"\tan": mp.tan,
-    r"\cot": mp.cot,
-    r"\sec": mp.sec,
-    r"\csc": mp.csc,
-    r"\arcsin": mp.asin,
-    r"\arccos": mp.acos,
-    r"\arctan": mp.atan,
-    r"\arccot": mp.acot,
-    r"\sinh": mp.sinh,
-    r"\cosh": mp.cosh,
-    r"\tanh": mp.tanh,
-    r"\ln": mp.log,
-    r"\exp": mp.exp,
-}
+def _same_at(machine: Machine, left: Node, right: Node, point: dict, real_only: bool) -> bool:
+    gap = []
+    for digits in _DIGITS:
+        with mp.workdps(digits):
+            a, b = machine.value(left, point), machine.value(right, point)
+            if isinstance(a, Fraction) and isinstance(b, Fraction):
+                return a == b
+            a, b = as_float(a), as_float(b)
+            if real_only and not (is_real(a) and is_real(b)):
+                raise Undefined("not real here")
+            if a == b:
+                return True
+            gap.append(abs(a - b))
+            size = max(abs(a), abs(b))
+            if gap[0] > size * 1e-20 and size > 1e-10:
+                return False
+    # Rounding noise has shrunk by about 60 digits; a true difference has stayed.
+    return gap[1] <= size * mp.mpf(10) ** -100 or gap[1] <= gap[0] * mp.mpf(10) ** -40

@@ -7,10 +7,9 @@ binomials, finite sums and products, mixed numbers, numbers with a base, repeati
 per cent and degrees.  Anything else raises Unreadable, and the caller asks math-verify.
 """
 
-import re
 from fractions import Fraction
 
-from dars_jax.rewards.latex import FUNCTIONS, WORD
+from dars_jax.rewards.latex import FUNCTIONS, WORD, word_set
 
 Node = Fraction | str | tuple
 
@@ -22,8 +21,10 @@ class Unreadable(ValueError):
 CONSTANTS = frozenset(["e", "i", r"\pi", r"\infty"])
 _GREEK = frozenset(
     "\\" + name
-    for name in "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho "
-    "sigma tau upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar".split()
+    for name in word_set(
+        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau "
+        "upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar"
+    )
 )
 _FUNCTIONS = frozenset("\\" + name for name in FUNCTIONS - {"sqrt"})
 _LIST_FUNCTIONS = frozenset([r"\min", r"\max", r"\gcd", r"\lcm"])
@@ -32,7 +33,6 @@ _BRACKETS = {"(": ")", "[": "]", "{": "}", r"\lfloor": r"\rfloor", r"\lceil": r"
 _ACCENTS = frozenset(
     [r"\vec", r"\hat", r"\bar", r"\overline", r"\tilde", r"\dot", r"\ddot", r"\overrightarrow"]
 )
-_DIGITS_IN_WORD = re.compile(r"[0-9a-z]+")
 _BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8,
                "nine": 9, "ten": 10, "twelve": 12, "sixteen": 16}  # fmt: skip
 _MAX_DEPTH = 60  # recursion: ten Python frames a level stay far below the limit of 1,000
@@ -92,23 +92,22 @@ class _Parser:
             elif token in (r"\bmod", r"\mod"):
                 self.take()
                 node = ("mod", node, self.signed())
-            elif token is None or not self.starts_factor(token):
-                return node
-            elif stop_at_function and token in _FUNCTIONS:
+            elif token is None or not self.starts_factor(token, stop_at_function):
                 return node
             elif token[0].isdigit() and isinstance(node, Fraction):
                 raise Unreadable("two numbers side by side")
             else:
                 node = ("*", node, self.power())
 
-    def starts_factor(self, token: str) -> bool:
+    def starts_factor(self, token: str, stop_at_function: bool) -> bool:
+        if token in _FUNCTIONS:
+            return not stop_at_function
         if token == "|":
             return self.closing[-1:] != ["|"]
         return (
             token[0].isdigit()
             or token[0] == "."
             or token in _BRACKETS
-            or token in _FUNCTIONS
             or token in _ACCENTS
             or token in (r"\frac", r"\sqrt", r"\binom", r"\sum", r"\prod", r"\int")
             or self.is_name(token)

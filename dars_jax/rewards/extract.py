@@ -18,8 +18,8 @@ def last_box(response: str) -> str | None:
     `\boxed` without a brace is prose, not a box.
     """
     opening = None
-    for opening in _BOX.finditer(response):
-        pass
+    for match in _BOX.finditer(response):
+        opening = match
     return None if opening is None else _balanced(response, opening.end())
 
 

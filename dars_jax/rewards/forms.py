@@ -92,6 +92,8 @@ def read(tokens: Tokens) -> Form:
     if len(parts) > 1:
         joiner = next((word for word in ("and", "or") if WORD + word in tokens), "")
         items = tuple(item for part in parts if part for item in _read_item(part))
+        if not items:
+            raise Unreadable("separators alone")
         return Items("list", items, joiner)
     items = _read_item(tokens)
     return items[0] if len(items) == 1 else Items("list", items)
@@ -118,8 +120,7 @@ def is_prose(tokens: Tokens) -> bool:
         bool(letters)
         and all(t.isalpha() or t in "(){}.:'-" for t in tokens)
         and (
-            len(letters) == 1
-            and "-" not in tokens
+            (len(letters) == 1 and "-" not in tokens)
             or any(letter.isupper() for letter in letters[1:])
         )
     )

@@ -15,8 +15,9 @@ _MAX_SEPARATORS = 200  # a 10 x 10 matrix has 99; lists are counted exactly in f
 _BRACKET = re.compile(r"\\[{}]|[{}()\[\]]")
 _LONG_NUMBER = re.compile(rf"\d{{{_MAX_DIGITS + 1}}}")
 
-# For sympy only; compare.py bounds its own work.
+# For sympy only; machine.py bounds its own work.
 _HEAVY = ("int", "lim", "sum", "prod", "det", "vmatrix", "nabla", "partial", "frac{d")
+_MAX_SYMBOLIC_LENGTH = 200  # its parser takes a CPU-second for 500 strange characters
 _BIG_POWER = re.compile(r"\^\s*\{?\s*-?\d{4,}")
 _TOWER = re.compile(r"\^\s*(?:\{[^{}^]*|\(?[^\s{}^]{1,3})\^")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{\w*\}")
@@ -41,7 +42,9 @@ def too_big(answer: str, forms: tuple[str, ...]) -> bool:
 
 
 def too_heavy_for_sympy(answer: str, gold: str) -> bool:
-    """Towers, nested factorials, and calculus with letters that the gold lacks."""
+    """Length, towers, nested factorials, and calculus with letters that the gold lacks."""
+    if len(answer) > max(_MAX_SYMBOLIC_LENGTH, 2 * len(gold)):
+        return True
     if _BIG_POWER.search(answer) or _TOWER.search(answer) or answer.count("!") > 1:
         return True
     if not any(name in answer for name in _HEAVY):

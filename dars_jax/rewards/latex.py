@@ -12,12 +12,18 @@ import re
 
 WORD = '"'
 
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text as a set."""
+    return frozenset(text.split())
+
+
 _UNICODE = str.maketrans(
     {
         "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ",
         "π": r"\pi ", "√": r"\sqrt ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
         "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "±": r"\pm ",
-        "º": "°", "²": "^2", "³": "^3", "≈": r"\approx ", "θ": r"\theta ", 
+        "º": "°", "²": "^2", "³": "^3", "≈": r"\approx ", "θ": r"\theta ",
         "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "’": "'", "′": "'",
         "€": r'\euro ', "£": r"\pounds ", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
     }
@@ -47,37 +53,39 @@ _SCIENTIFIC = re.compile(r"(\d+\.\d+[eE][+-]?\d+|\d+[eE]\+?\d+|\d+[eE]-\d\d+)(?!
 _TOKEN = re.compile(
     r"\d+\.\d+|\.\d+|\d+|\\[A-Za-z]+\*?|\\.|[A-Za-z]+|\*\*|<=|>=|!=|:=|\S", re.DOTALL
 )
-_TEXT_WORD = re.compile(r"[A-Za-z]+(?:\.[A-Za-z]+)*")
 _TEXT_COMMANDS = {
     "\\" + name
-    for name in "text textrm textbf textit textsf texttt textnormal textup emph mbox hbox mathrm "
-    "mathbf mathit mathsf mathtt boldsymbol bm operatorname operatorname* underline mathcal "
-    "ensuremath mathord".split()
+    for name in word_set(
+        "text textrm textbf textit textsf texttt textnormal textup emph mbox hbox mathrm "
+        "mathbf mathit mathsf mathtt boldsymbol bm operatorname operatorname* underline mathcal "
+        "ensuremath mathord"
+    )
 }
 _SYNONYMS = {
     r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\dbinom": r"\binom",
     r"\tbinom": r"\binom", r"\geq": r"\ge", r"\geqslant": r"\ge", r"\leq": r"\le",
     r"\leqslant": r"\le", "<=": r"\le", ">=": r"\ge", r"\lt": "<", r"\gt": ">", r"\neq": r"\ne",
     "!=": r"\ne", ":=": "=", r"\cdot": "*", r"\times": "*", r"\ast": "*", "**": "^", r"\div": "/",
-    r"\over": "/", r"\%": "%", r"\colon": ":", r"\vert": "|", r"\lvert": "|", r"\rvert": "|",
+    r"\%": "%", r"\colon": ":", r"\vert": "|", r"\lvert": "|", r"\rvert": "|",
     r"\mid": "|", r"\lbrace": r"\{", r"\rbrace": r"\}", r"\lbrack": "[", r"\rbrack": "]",
     r"\varnothing": r"\emptyset", r"\land": '"and', r"\wedge": '"and',
     r"\lor": '"or', r"\vee": '"or', r"\$": '"dollar', r"\euro": '"euro', r"\pounds": '"pound',
     r"\backslash": r"\setminus", r"\prime": "'", r"\arg": "arg", r"\_": "_", r"\&": '"and',
     r"\reals": "ℝ", r"\R": "ℝ", r"\lg": r"\log", r"\varphi": r"\phi", r"\varepsilon": r"\epsilon",
-    r"\rightarrow": r"\to", r"\sp": "^", r"\sb": "_", r"\lparen": "(", r"\tg": r"\tan", r"\ctg": r"\cot", r"\arctg": r"\arctan", r"\rparen": ")",
+    r"\rightarrow": r"\to", r"\sp": "^", r"\sb": "_", r"\lparen": "(",
+    r"\rparen": ")", r"\tg": r"\tan", r"\ctg": r"\cot", r"\arctg": r"\arctan",
 }  # fmt: skip
 _NUMBER_SETS = {"R": "ℝ", "Z": "ℤ", "Q": "ℚ", "N": "ℕ", "C": "ℂ"}
-FUNCTIONS = frozenset(
+FUNCTIONS = word_set(
     "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh ln log exp sqrt min max "
-    "gcd lcm".split()
+    "gcd lcm"
 )
 _PLAIN_COMMANDS = FUNCTIONS | {"pi", "infty", "theta", "alpha", "beta", "cup"}
 _UNITS_LIKE_COMMANDS = frozenset(["min", "sec", "cup"])
 _PLAIN_SYNONYMS = {"infinity": r"\infty", "oo": r"\infty", "inf": r"\infty", "sqr": r"\sqrt"}
-_SHORT_WORDS = frozenset(
+_SHORT_WORDS = word_set(
     "and or cm mm km kg mg ml hr hrs min sec ft in mi mph kmh am pm lb oz yd no yes odd cents "
-    "day men cup sq usd eur rs".split()
+    "day men cup sq usd eur rs"
 ) - {"min", "sec", "in", "cup"}  # these read as functions, an operator, or letters
 
 

@@ -11,6 +11,7 @@ import mpmath
 from dars_jax.rewards import evaluate
 from dars_jax.rewards.expression import Node, Unreadable
 from dars_jax.rewards.forms import Form, Items, RealSet, Relation, Value
+from dars_jax.rewards.machine import as_float
 
 _INFINITE = {r"\infty": 1, ("neg", r"\infty"): -1}
 
@@ -112,7 +113,7 @@ def _number(form: Form) -> mpmath.mpf:
         raise Unreadable("an end that is no value")
     if form.node in _INFINITE:
         return mpmath.inf * _INFINITE[form.node]
-    value = evaluate.as_float(evaluate.constant(form.node))
+    value = as_float(evaluate.constant(form.node))
     if isinstance(value, mpmath.mpc):
         raise Unreadable("a complex end")
     return value

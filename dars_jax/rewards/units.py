@@ -1,7 +1,7 @@
 """Separates a value from the unit, currency or noun written beside it."""
 
 from dars_jax.rewards.expression import Unreadable
-from dars_jax.rewards.latex import WORD
+from dars_jax.rewards.latex import WORD, word_set
 
 _ALIASES = {
     "cm": "cm centimeter centimeters centimetre centimetres",
@@ -45,10 +45,10 @@ _MULTIPLES = {
     "hundred": "2", "thousand": "3", "million": "6", "billion": "9", "trillion": "12"
 }  # fmt: skip
 # R8: after these words a number is no answer.  (`or` and `and` already separate list items.)
-_HEDGES = frozenset(
+_HEDGES = word_set(
     "maybe perhaps possibly probably not wrong incorrect so if unless except than less more fewer "
     "about approximately around roughly least most either neither to but without minus plus times "
-    "is was can cannot false unknown none any some error guess".split()
+    "is was can cannot false unknown none any some error guess"
 )
 _MAX_WORDS = 5
 _PUNCTUATION = frozenset("^/*{}()-")

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Callable, Iterator
 
 from dars_jax.rewards import compare, guard
-from dars_jax.rewards.evaluate import TooBig
 from dars_jax.rewards.expression import Unreadable
 from dars_jax.rewards.forms import TooMany
 from dars_jax.rewards.grade import Verdict
+from dars_jax.rewards.machine import TooBig
 
 BLOCKED_EXIT = 99  # the audit hook saw what no grading does
 MEMORY_LIMIT = 480 * 2**20  # bytes of address space
@@ -98,6 +98,9 @@ class _Judge:
                     unread.append(gold)
             except (TooBig, TooMany):
                 verdict = Verdict.TOO_BIG
+            except (ArithmeticError, LookupError, TypeError, ValueError):
+                # A fault of ours on a strange answer must not cost a worker; it is not correct.
+                continue
         return verdict, unread
 
     def _ask_sympy(self, answer: str, golds: list[str]) -> tuple[Verdict, list[str]]:

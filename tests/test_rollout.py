@@ -1,0 +1,329 @@
+"""The stage loop: who gets how many rollouts, and that nothing but the prompt decides them."""
+
+import collections
+import dataclasses
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jetstream.engine import engine_api
+
+from dars_jax import rollout, sharding
+from dars_jax.allocator import top_up
+from dars_jax.engine import PolicyEngine
+from dars_jax.rewards import FunctionGrader
+from dars_jax.programs import Programs
+from dars_jax.rollout import RolloutConfig, Scheduler
+from dars_jax.session import SamplingConfig, Session
+from dars_jax.slots import DecodeConfig
+from dars_jax.types import Prompts
+
+COUNT = 11  # of prompts: one shape, so that the allocation is compiled once
+
+
+def make_prompts(count=COUNT):
+    rng = np.random.default_rng(0)
+    return Prompts(
+        tokens=tuple(rng.integers(8, 61, 1 + i % 10).astype(np.int32) for i in range(count)),
+        uid=np.arange(count) * 7 + 3,
+        # a completion is right if the sum of its ids is a multiple of this
+        answer=tuple((str([1, 2, 9, 10**9][i % 4]),) for i in range(count)),
+    )
+
+
+def expected_counts(n_pre, n_max, schedule, num_stages, is_right):
+    """Rollouts of one prompt, one stage after the other."""
+    n, stages = n_pre, [n_pre]
+    while schedule != "none" and len(stages) < num_stages:
+        k = sum(is_right(i) for i in range(n))
+        more = int(top_up(np.array([k]), np.array([n]), schedule=schedule, n_max=n_max)[0])
+        if not more:
+            break
+        stages.append(more)
+        n += more
+    return stages
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_every_prompt_gets_its_pre_rollouts_and_its_top_ups(data):
+    draw = data.draw
+    schedule, n_max = draw(st.sampled_from([("none", 4), ("et", 16), ("hw", 16), ("hw", 4)]))
+    config = RolloutConfig(
+        n_pre=4, n_max=n_max, schedule=schedule, num_stages=draw(st.integers(1, 3)), use_std=False,
+        sampling=SamplingConfig(), steps_per_dispatch=1, barrier=draw(st.booleans()),
+    )  # fmt: skip
+    replicas, prefixes = draw(st.integers(1, 3)), draw(st.integers(1, 5))
+    skill = np.array([draw(st.sampled_from([0.0, 0.2, 0.6, 1.0])) for _ in range(COUNT)])
+    outcome = np.random.default_rng(draw(st.integers(0, 99))).random((COUNT, n_max)) < skill[:, None]
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    prompts = make_prompts()
+    scheduler = Scheduler(prompts, config, replicas, prefixes)
+    asked, open_requests, stage_of = collections.Counter(), [], {}
+    for _ in range(10_000):
+        held = collections.Counter()
+        for p in scheduler.admit():
+            replica, row, tokens = scheduler.prefix(p)
+            assert 0 <= row < prefixes and tokens is prompts.tokens[p]
+        for request in scheduler.requests(seed=5, step=9):
+            p, sample = scheduler.locate(request.replica, request.row)
+            seed, step, stage, uid, index = request.stream
+            assert (seed, step, uid, index) == (5, 9, prompts.uid[p], sample)
+            assert request.row < -(-COUNT // replicas) * n_max
+            asked[p, sample] += 1
+            stage_of[p, sample] = stage
+            open_requests.append((p, sample, request.replica, request.prefix))
+        for p, _, replica, prefix in open_requests:  # a prefix in use belongs to one prompt
+            held[replica, prefix, p] += 1
+        assert len({(e, row) for e, row, _ in held}) == len(held)
+        rng.shuffle(open_requests)
+        for _ in range(min(len(open_requests), rng.integers(0, 9))):
+            p, sample, *_ = open_requests.pop()
+            scheduler.graded(p, bool(outcome[p, sample]))
+        scheduler.allocate()
+        if scheduler.done and not open_requests:
+            break
+    assert scheduler.done, "it does not end"
+    assert set(asked.values()) == {1}
+    for p in range(COUNT):
+        stages = expected_counts(4, n_max, schedule, config.num_stages,
+                                 lambda i, p=p: outcome[p, i])  # fmt: skip
+        got = collections.Counter(stage_of[p, i] for i in range(scheduler.sampled[p]))
+        assert [got[s] for s in range(len(stages))] == stages
+        assert scheduler.sampled[p] == sum(stages) <= n_max
+        assert scheduler.correct[p] == outcome[p, : sum(stages)].sum()
+    assert scheduler.planned == len(asked)
+
+
+# With a real policy -----------------------------------------------------------------------------
+
+EOS = tuple(range(8))
+CONFIG = RolloutConfig(
+    n_pre=4, n_max=12, schedule="hw", num_stages=2, use_std=False,
+    sampling=SamplingConfig(temperature=1.0, max_tokens=12), steps_per_dispatch=16,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def engines(tiny):
+    """(programs, published params) of two engines: roomy, and cramped in every respect."""
+    mesh = sharding.make_mesh(1, 1, 1)
+    roomy = DecodeConfig(slots=32, prefixes=16, requests=COUNT * 12, prompt_tokens=10,
+                         response_tokens=12, eos_ids=EOS, filters=False,
+                         dtype=jnp.dtype("float32"))  # fmt: skip
+    cramped = dataclasses.replace(roomy, slots=3, prefixes=2, requests=COUNT * 12 + 5)
+    made = [Programs(config, tiny.config, mesh) for config in (roomy, cramped)]
+    params = made[0].publish(tiny.params)
+    return types.SimpleNamespace(roomy=made[0], cramped=made[1], params=params)
+
+
+def is_right(response, gold):
+    return sum(map(int, response.split())) % int(gold) == 0
+
+
+def text_of(ids):
+    return " ".join(map(str, ids)) or "1"
+
+
+def collect(engines, prompts, config=CONFIG, programs=None, seed=0, step=3, prefill_batch=4,
+            grader=None):  # fmt: skip
+    """{(uid, sample): (stage, ids, truncated, reward, log-probs)}, statistics."""
+    session = Session(programs or engines.roomy, engines.params, prefill_batch)
+    got, stats = rollout.collect(
+        prompts, session, grader or FunctionGrader(is_right), text_of, EOS, config,
+        seed=seed, step=step,
+    )  # fmt: skip
+    answers = {}
+    for i in range(len(got)):
+        n = got.length[i]
+        key = int(prompts.uid[got.prompt[i]]), int(got.sample[i])
+        answers[key] = (int(got.stage[i]), tuple(got.tokens[i, :n].tolist()),
+                        bool(got.truncated[i]), float(got.reward[i]), got.logprob[i, :n])  # fmt: skip
+    assert len(answers) == len(got)
+    return answers, stats
+
+
+@pytest.fixture(scope="module")
+def baseline(engines):
+    return collect(engines, make_prompts())[0]
+
+
+def assert_same_answers(got, want):
+    assert got.keys() == want.keys()
+    for key in want:
+        assert got[key][:4] == want[key][:4], key
+        np.testing.assert_allclose(got[key][4], want[key][4], atol=2e-5)
+
+
+def test_the_baseline_is_worth_comparing_with(baseline):
+    lengths = [len(x[1]) for x in baseline.values()]
+    assert {1, 12} <= set(lengths)  # an EOS as first token, and the length limit
+    assert {x[0] for x in baseline.values()} == {0, 1} and {x[3] for x in baseline.values()} == {0, 1}
+    assert len({x[1] for x in baseline.values()}) > 0.8 * len(baseline)
+    for stage, ids, truncated, reward, _ in baseline.values():
+        assert all(i not in EOS for i in ids[:-1])
+        assert truncated == (ids[-1] not in EOS)
+        assert not truncated or len(ids) == 12
+
+
+def test_counts_and_rewards_follow_from_the_answers(baseline):
+    prompts = make_prompts()
+    for p, uid in enumerate(prompts.uid):
+        mine = [baseline[key] for key in sorted(baseline) if key[0] == uid]
+        gold = prompts.answer[p][0]
+        right = [is_right(text_of(x[1]), gold) for x in mine]
+        assert [x[3] for x in mine] == [float(r) for r in right]
+        stages = expected_counts(4, 12, "hw", 2, lambda i, right=right: right[i])
+        want = [s for s, n in enumerate(stages) for _ in range(n)]
+        assert [x[0] for x in mine] == want
+
+
+def test_sampled_logprobs_are_the_trainers(baseline, tiny, reference_logits):
+    prompts = make_prompts()
+    of = dict(zip(prompts.uid.tolist(), prompts.tokens, strict=True))
+    rows = np.zeros((len(baseline), 22), np.int32)
+    for row, ((uid, _), x) in zip(rows, baseline.items(), strict=True):
+        whole = [*of[uid], *x[1]]
+        row[: len(whole)] = whole
+    forward = jax.jit(jax.vmap(lambda t: jax.nn.log_softmax(
+        reference_logits(tiny.params, tiny.config, t))))  # fmt: skip
+    logp = np.asarray(forward(jnp.asarray(rows)))
+    for i, ((uid, _), x) in enumerate(baseline.items()):
+        at = len(of[uid]) - 1 + np.arange(len(x[1]))
+        np.testing.assert_allclose(x[4], logp[i, at, x[1]], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"steps_per_dispatch": 1}, {"steps_per_dispatch": 1000}, {"barrier": True}],
+    ids=str,
+)
+def test_the_pace_of_the_host_does_not_change_the_answers(engines, baseline, changes):
+    got, _ = collect(engines, make_prompts(), dataclasses.replace(CONFIG, **changes))
+    assert_same_answers(got, baseline)
+
+
+@pytest.mark.parametrize("barrier", [False, True])
+def test_three_slots_and_two_prefixes_give_the_same_answers(engines, baseline, barrier):
+    config = dataclasses.replace(CONFIG, barrier=barrier, steps_per_dispatch=5)
+    got, stats = collect(engines, make_prompts(), config, engines.cramped)
+    assert_same_answers(got, baseline)
+    assert stats.busy_slots <= stats.slot_steps == 3 * stats.decode_steps
+    assert barrier or stats.busy_slots > 0.8 * stats.slot_steps
+
+
+def test_neither_order_nor_company_changes_an_answer(engines, baseline):
+    prompts = make_prompts()
+    some = [9, 2, 5, 0]
+    alone = Prompts(
+        tokens=tuple(prompts.tokens[i] for i in some), uid=prompts.uid[some],
+        answer=tuple(prompts.answer[i] for i in some),
+    )  # fmt: skip
+    got, _ = collect(engines, alone, prefill_batch=4)
+    want = {k: v for k, v in baseline.items() if k[0] in alone.uid}
+    assert_same_answers(got, want)
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"step": 4}])
+def test_another_seed_or_step_gives_other_answers(engines, baseline, changes):
+    got, _ = collect(engines, make_prompts(), **changes)
+    common = got.keys() & baseline.keys()
+    assert np.mean([got[k][1] == baseline[k][1] for k in common]) < 0.2
+
+
+def test_top_ups_do_not_repeat_the_first_samples(engines, baseline):
+    for uid in make_prompts().uid:
+        first = [x[1] for (u, _), x in baseline.items() if u == uid and x[0] == 0]
+        later = [x[1] for (u, _), x in baseline.items() if u == uid and x[0] == 1]
+        long = [x for x in later if len(x) > 4]
+        assert not set(long) & set(first)
+
+
+def test_a_limit_of_one_token(engines, baseline):
+    sampling = SamplingConfig(temperature=1.0, max_tokens=1)
+    config = dataclasses.replace(CONFIG, sampling=sampling, schedule="none", n_max=4)
+    got, stats = collect(engines, make_prompts(), config)
+    assert stats.decode_steps == 0  # the prefill has the logits
+    for key, x in got.items():
+        assert x[1] == baseline[key][1][:1]
+
+
+def test_one_rollout_of_one_prompt(engines, baseline):
+    config = dataclasses.replace(CONFIG, n_pre=1, n_max=1, schedule="none", num_stages=1)
+    got, _ = collect(engines, make_prompts(1), config)
+    assert got.keys() == {(3, 0)}
+    assert got[3, 0][1] == baseline[3, 0][1]
+
+
+def test_slow_grades_in_any_order_change_nothing(engines, baseline):
+    class Slow(FunctionGrader):
+        """Hands out at most two grades a time, the newest first."""
+
+        def collect(self, *, wait):
+            self._held = getattr(self, "_held", []) + super().collect(wait=wait)
+            taken, self._held = self._held[-2:], self._held[:-2]
+            return taken if wait or len(self._held) % 2 else (self._held.extend(taken) or [])
+
+    got, _ = collect(engines, make_prompts(), grader=Slow(is_right))
+    assert_same_answers(got, baseline)
+
+
+def test_a_later_session_compiles_nothing(engines, baseline, compilations):
+    config = dataclasses.replace(CONFIG, steps_per_dispatch=7)
+    for step in range(5, 9):  # any number of slots and requests comes in a few sizes
+        collect(engines, make_prompts(), config, step=step)
+    before = len(compilations)
+    for step in range(5, 9):
+        collect(engines, make_prompts(), config, step=step)
+    assert len(compilations) == before
+    jax.jit(lambda x: x * 1.2345)(np.float32(1))
+    assert len(compilations) == before + 1  # it does count
+
+
+# JetStream's interface over the same slots ------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_jetstreams_interface_gives_the_same_answers(engines, baseline, k):
+    engine = PolicyEngine(engines.roomy, None, CONFIG.sampling, steps_per_dispatch=k)
+    assert isinstance(engine, engine_api.Engine)
+    assert engine.max_concurrent_decodes == 32 and engine.max_prefill_length == 10
+    prompts = make_prompts()
+    state = engine.init_decode_state()
+    wanted = {}
+    for slot, p in [(30, 2), (0, 3), (7, 10), (8, 1)]:
+        tokens = np.pad(prompts.tokens[p], (0, 10 - len(prompts.tokens[p])))
+        prefix = engine.prefill(
+            params=engines.params, padded_tokens=tokens, true_length=len(prompts.tokens[p]),
+            stream=(0, 3, 0, int(prompts.uid[p]), slot % 4),
+        )  # fmt: skip
+        state = engine.insert(prefix, state, slot)
+        wanted[slot] = baseline[int(prompts.uid[p]), slot % 4]
+    got = {slot: ([], []) for slot in wanted}
+    for call in range(12 // k + 1):
+        state, result = engine.generate(engines.params, state)
+        result = result.convert_to_numpy()
+        for slot in wanted:
+            data = result.get_result_at_slot(slot)
+            assert data.tokens.shape == data.valid.shape == (1, k)
+            live = data.valid[0].astype(bool)
+            got[slot][0].extend(data.tokens[0][live].tolist())
+            got[slot][1].extend(result.logprobs(slot)[live].tolist())
+            if call == 0:
+                assert data.lengths[0] == 1
+        assert not result.get_result_at_slot(5).valid.any()
+    for slot, (_, ids, _, _, logprob) in wanted.items():
+        assert tuple(got[slot][0]) == ids
+        np.testing.assert_allclose(got[slot][1], logprob, atol=2e-5)
+
+
+def test_jetstream_prompts_beyond_the_limit_are_refused(engines):
+    engine = PolicyEngine(engines.roomy, None, CONFIG.sampling)
+    for length in (0, 11):
+        with pytest.raises(ValueError, match="10"):
+            engine.prefill(params=engines.params, padded_tokens=np.zeros(11, np.int32),
+                           true_length=length)  # fmt: skip

@@ -1,0 +1,204 @@
+"""Whole runs of the embedded policy, shrunk: the same every time, stopped or not."""
+
+import dataclasses
+import json
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from dars_jax import build, countdown, metrics, trainer
+from dars_jax.checkpoint import Checkpoints
+from dars_jax.config import flatten
+
+STEPS = 4
+SMALL = {
+    "rollout.num_prompts": 6,
+    "rollout.slots": 64,
+    "rollout.prefixes": 8,
+    "rollout.prefill_batch": 8,
+    "learner.micro_batch_rows": 8,
+    "eval.num_samples": 4,
+    "checkpoint.every": 2,
+}
+TIMES = ("seconds", "_per_s")
+CONFIGS = ["grpo", "depth_naive", "breadth_naive", "dars_et", "dars_hw", "dars_b"]
+KEYS = {
+    "step", "reward_mean", "pass_at_1", "solved_none", "solved_some", "solved_all",
+    "rescued_prompts", "rollouts_per_prompt", "top_up_histogram", "advantage_share", "entropy",
+    "clip_fraction", "grad_norm", "response_length", "truncated_share", "tokens", "groups_kept",
+    "logprob_gap", "seconds_prefill", "seconds_decode", "seconds_grade", "seconds_allocate",
+    "seconds_update", "seconds_publish", "tokens_per_s",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Prompt files of 20 training and 5 test problems."""
+    directory = tmp_path_factory.mktemp("data")
+    problems = {"train": countdown.train_problems()[:20], "test": countdown.test_problems()[:5]}
+    for name, mine in problems.items():
+        rows = [{"problem": p, "answer": countdown.answer_of(p)} for p in mine]
+        (directory / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return {f"data.{name}": str(directory / f"{name}.jsonl") for name in problems}
+
+
+def make_config(files, arm="dars_hw", **changes):
+    config = runpy.run_path(f"configs/{arm}.py")["get_config"]("")
+    changes = {k.replace("__", "."): v for k, v in changes.items()}
+    config.update_from_flattened_dict(SMALL | files | {"train.num_steps": STEPS} | changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def parts(files, cache):
+    return build.make_parts(build.make_plan(make_config(files)), print)
+
+
+def run(parts, workdir, **changes):
+    """Trains with the settings of `parts` but for `changes` that need no other program."""
+    config = ml_collections.ConfigDict(parts.plan.config)
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    parts = dataclasses.replace(parts, plan=build.make_plan(config))
+    workdir.mkdir(exist_ok=True)
+    return trainer.Trainer(parts, workdir, metrics.Console(config.train.num_steps)).run()
+
+
+def lines(workdir):
+    return [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(rows):
+    return [{k: v for k, v in row.items() if not (k.startswith(TIMES[0]) or k.endswith(TIMES[1]))}
+            for row in rows]  # fmt: skip
+
+
+def final_state(parts, workdir, step=STEPS):
+    checkpoints = Checkpoints(workdir / "checkpoints", flatten(parts.plan.config), 2)
+    assert checkpoints.latest() == step
+    state = checkpoints.restore(step, build.initial_state(parts), parts.shardings)
+    checkpoints.close()
+    return state
+
+
+def assert_same_run(parts, one, other):
+    assert without_times(lines(one)) == without_times(lines(other))
+    for x, y in zip(*(jax.tree.leaves(final_state(parts, w)) for w in (one, other)), strict=True):
+        np.testing.assert_array_equal(x, y)
+    for name in ("step_000000.jsonl", f"step_{STEPS:06d}.jsonl"):
+        assert (one / "eval" / name).read_bytes() == (other / "eval" / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(parts, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "a"
+    return workdir, run(parts, workdir)
+
+
+def test_a_run_leaves_metrics_answers_and_a_checkpoint(parts, uninterrupted):
+    workdir, (before, after) = uninterrupted
+    rows = lines(workdir)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    learned = [row for row in rows if row["groups_kept"]]
+    assert learned and all(row.keys() >= KEYS for row in learned)
+    for row in rows:
+        histogram = {int(k): v for k, v in row["top_up_histogram"].items()}
+        assert sum(histogram.values()) == row["num_prompts"]
+        top_ups = sum(k * v for k, v in histogram.items())
+        assert row["num_rollouts"] == 8 * row["num_prompts"] + top_ups
+        assert row["rollouts_per_prompt"] == row["num_rollouts"] / row["num_prompts"]
+    assert max(row["logprob_gap_max"] for row in learned) < 1e-4
+    assert before.num_problems == after.num_problems == 5
+    answers = [json.loads(x) for x in (workdir / "eval/step_000004.jsonl").read_text().splitlines()]
+    assert len(answers) == 5 * 4
+    assert np.mean([x["reward"] for x in answers]) == pytest.approx(after.avg)
+    for x in answers:
+        assert x["reward"] == countdown.check(x["response"], x["answer"][0])
+    assert int(final_state(parts, workdir).step) == STEPS
+
+
+def test_two_runs_are_identical(parts, uninterrupted, tmp_path):
+    run(parts, tmp_path / "b")
+    assert_same_run(parts, uninterrupted[0], tmp_path / "b")
+
+
+def test_a_run_in_two_parts_is_identical(parts, uninterrupted, tmp_path):
+    run(parts, tmp_path, train__num_steps=2)
+    run(parts, tmp_path, checkpoint__every=3, rollout__barrier=True)  # may change
+    (tmp_path / "eval" / "step_000002.jsonl").unlink()
+    assert_same_run(parts, uninterrupted[0], tmp_path)
+
+
+def test_a_changed_configuration_is_refused_with_the_difference(parts, uninterrupted):
+    workdir, _ = uninterrupted
+    with pytest.raises(ValueError, match=r"optimizer\.learning_rate: 0.0002 before, 0.1 now"):
+        run(parts, workdir, optimizer__learning_rate=0.1)
+
+
+def test_nothing_kept_is_a_normal_step(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(countdown, "check", lambda response, answer: False)
+    run(parts, tmp_path, train__num_steps=1)
+    (row,) = lines(tmp_path)
+    assert row["groups_kept"] == 0 and row["update_skipped"] == 1
+    assert row["top_up_histogram"] == {"24": 6}  # all wrong: all get the cap of 32
+    start = build.initial_state(parts)
+    end = final_state(parts, tmp_path, 1)
+    for x, y in zip(*(jax.tree.leaves(s.params) for s in (start, end)), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_nothing_to_top_up_is_a_normal_step(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(countdown, "check", lambda response, answer: True)
+    run(parts, tmp_path, train__num_steps=1)
+    (row,) = lines(tmp_path)
+    assert row["solved_all"] == 1 and row["top_up_histogram"] == {"0": 6}
+
+
+@pytest.mark.parametrize("arm", CONFIGS)
+def test_every_arm_runs(arm, files, tmp_path):
+    config = make_config(files, arm, train__num_steps=2)
+    parts = build.make_parts(build.make_plan(config), print)
+    run(parts, tmp_path)
+    rows = lines(tmp_path)
+    assert [row["step"] for row in rows] == [1, 2]
+    n_pre = 32 if arm == "depth_naive" else 8
+    if arm.startswith("dars"):
+        assert max(row["rollouts_per_prompt"] for row in rows) > n_pre
+    else:
+        assert {row["rollouts_per_prompt"] for row in rows} == {n_pre}
+
+
+def test_interrupted_at_any_moment_it_ends_with_the_same_weights(
+    parts, files, uninterrupted, tmp_path
+):
+    overrides = SMALL | files | {"train.num_steps": STEPS}
+    command = [sys.executable, "launch/tpu_run.py", "--config", "configs/dars_hw.py",
+               "--workdir", str(tmp_path / "w")]  # fmt: skip
+    command += [f"--config.{k}={v}" for k, v in overrides.items()]
+    rng = random.Random(0)
+    codes = []
+    for attempt in range(6):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+                                   text=True)  # fmt: skip
+        if attempt < 2:  # once in the first steps, once in those after
+            seen = 0
+            for line in process.stderr:
+                seen += line.startswith("step ") or "held-out" in line
+                if seen > attempt:
+                    delay = rng.random() * 0.5
+                    threading.Timer(delay, process.send_signal, [signal.SIGINT]).start()
+                    break
+        _, rest = process.communicate(timeout=300)
+        codes.append(process.returncode)
+        assert process.returncode in (0, 130), rest
+        if process.returncode == 0:
+            break
+    assert codes[-1] == 0 and 130 in codes, codes
+    assert_same_run(parts, uninterrupted[0], tmp_path / "w")
