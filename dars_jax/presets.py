@@ -49,7 +49,6 @@ def _qwen(size: str) -> Callable[[ConfigDict, bool], None]:
     def apply(c: ConfigDict, broad: bool) -> None:
         _pod(c, f"qwen2.5-math-{size}", broad)
         c.data.chat, c.data.system_prompt = True, _QWEN_SYSTEM
-        c.data.prompt_field = "prompt"  # OpenR1-45K as published
         c.optimizer.learning_rate = 5e-6 if broad else 1e-6
         c.train.num_steps = 86 if broad else 505
 

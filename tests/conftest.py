@@ -1,5 +1,6 @@
 """What the tests share: the CPU backend, one cache for a session, a small model, fresh processes."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -116,6 +117,19 @@ def _reference_logits(params, config, tokens):
 def reference_logits():
     """The decoder, written independently of dars_jax.model, for sequences one at a time."""
     return _reference_logits
+
+
+@pytest.fixture(scope="session")
+def prompt_files(tmp_path_factory):
+    """Settings of a run on 20 training and 5 test problems of the embedded task."""
+    from dars_jax import countdown
+
+    directory = tmp_path_factory.mktemp("data")
+    problems = {"train": countdown.train_problems()[:20], "test": countdown.test_problems()[:5]}
+    for name, mine in problems.items():
+        rows = [{"problem": p, "answer": countdown.answer_of(p)} for p in mine]
+        (directory / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return {f"data.{name}": str(directory / f"{name}.jsonl") for name in problems}
 
 
 @pytest.fixture(scope="session")

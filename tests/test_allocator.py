@@ -56,7 +56,10 @@ def test_every_group_size_is_exact(schedule, use_std):
     k = np.concatenate([np.arange(s + 1) for s in sizes])
     run = jax.jit(functools.partial(top_up, schedule=schedule, n_max=UNCAPPED, use_std=use_std))
     got = run(jnp.asarray(k), jnp.asarray(n)).tolist()
-    want = [exact(*pair, schedule, UNCAPPED, use_std) for pair in zip(k.tolist(), n.tolist(), strict=True)]
+    want = [
+        exact(*pair, schedule, UNCAPPED, use_std)
+        for pair in zip(k.tolist(), n.tolist(), strict=True)
+    ]
     wrong = [x for x in zip(n, k, got, want, strict=True) if x[2] != x[3]]
     assert not wrong, wrong[:5]
 
@@ -103,7 +106,9 @@ def test_mixed_group_sizes_equal_each_alone(schedule, use_std):
     n = rng.integers(1, MAX_GROUP + 1, 200)
     k = (rng.random(200) * (n + 1)).astype(int)
     call = functools.partial(top_up, schedule=schedule, use_std=use_std)
-    want = [exact(*pair, schedule, 2000, use_std) for pair in zip(k.tolist(), n.tolist(), strict=True)]
+    want = [
+        exact(*pair, schedule, 2000, use_std) for pair in zip(k.tolist(), n.tolist(), strict=True)
+    ]
     assert call(jnp.asarray(k), jnp.asarray(n), n_max=2000).tolist() == want
     under_vmap = jax.vmap(lambda k, n, cap: call(k, n, n_max=cap))
     caps = jnp.full(200, 2000)

@@ -108,9 +108,7 @@ def test_every_kept_token_is_packed_once_within_the_promised_capacity(data):
     needed = capacity(most_prompts, n_max, longest_prompt, LONGEST, row_tokens, num_minibatches)
     micro_batches = -(-needed // rows) + num_minibatches - 1
     shape = BatchShape(rows, micro_batches, row_tokens)
-    batch = assemble(
-        prompts, rollouts, advantage, weight, kept, minibatch, num_minibatches, shape
-    )
+    batch = assemble(prompts, rollouts, advantage, weight, kept, minibatch, num_minibatches, shape)
     assert batch.tokens.shape == (rows, micro_batches, row_tokens)
     check(prompts, rollouts, kept, minibatch, num_minibatches, shape, batch, advantage, weight)
 

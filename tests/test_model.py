@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 
 from dars_jax import model
-from dars_jax.attention import LayerCache, Packing, cached_attention, packed_attention
-from dars_jax.attention import prompt_attention
+from dars_jax.attention import (
+    LayerCache,
+    Packing,
+    cached_attention,
+    packed_attention,
+    prompt_attention,
+)
 from dars_jax.model import ARCHITECTURES, REMAT_POLICIES, ModelConfig, RopeScaling
 
 LLAMA3 = RopeScaling(8.0, 1.0, 4.0, 16)

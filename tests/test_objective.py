@@ -174,8 +174,10 @@ def test_logprob_and_entropy_equal_float64(vocabulary, temperature):
         jnp.asarray(logits, jnp.float32), jnp.asarray(targets), temperature=temperature
     )
     x = logits.astype(np.float32).astype(np.float64) / temperature
-    x = x - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)) - x.max(
-        -1, keepdims=True
+    x = (
+        x
+        - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True))
+        - x.max(-1, keepdims=True)
     )
     want = np.take_along_axis(x, targets[..., None], -1)[..., 0]
     np.testing.assert_allclose(logprob, want, atol=3e-5)

@@ -15,8 +15,8 @@ from jetstream.engine import engine_api
 from dars_jax import rollout, sharding
 from dars_jax.allocator import top_up
 from dars_jax.engine import PolicyEngine
-from dars_jax.rewards import FunctionGrader
 from dars_jax.programs import Programs
+from dars_jax.rewards import FunctionGrader
 from dars_jax.rollout import RolloutConfig, Scheduler
 from dars_jax.session import SamplingConfig, Session
 from dars_jax.slots import DecodeConfig
@@ -59,7 +59,9 @@ def test_every_prompt_gets_its_pre_rollouts_and_its_top_ups(data):
     )  # fmt: skip
     replicas, prefixes = draw(st.integers(1, 3)), draw(st.integers(1, 5))
     skill = np.array([draw(st.sampled_from([0.0, 0.2, 0.6, 1.0])) for _ in range(COUNT)])
-    outcome = np.random.default_rng(draw(st.integers(0, 99))).random((COUNT, n_max)) < skill[:, None]
+    outcome = (
+        np.random.default_rng(draw(st.integers(0, 99))).random((COUNT, n_max)) < skill[:, None]
+    )
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     prompts = make_prompts()
     scheduler = Scheduler(prompts, config, replicas, prefixes)
@@ -162,7 +164,10 @@ def assert_same_answers(got, want):
 def test_the_baseline_is_worth_comparing_with(baseline):
     lengths = [len(x[1]) for x in baseline.values()]
     assert {1, 12} <= set(lengths)  # an EOS as first token, and the length limit
-    assert {x[0] for x in baseline.values()} == {0, 1} and {x[3] for x in baseline.values()} == {0, 1}
+    assert {x[0] for x in baseline.values()} == {0, 1} and {x[3] for x in baseline.values()} == {
+        0,
+        1,
+    }
     assert len({x[1] for x in baseline.values()}) > 0.8 * len(baseline)
     for stage, ids, truncated, reward, _ in baseline.values():
         assert all(i not in EOS for i in ids[:-1])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import random
 import runpy
 import signal
@@ -18,6 +19,7 @@ from dars_jax import build, countdown, metrics, trainer
 from dars_jax.checkpoint import Checkpoints
 from dars_jax.config import flatten
 
+REPO = pathlib.Path(__file__).resolve().parent.parent
 STEPS = 4
 SMALL = {
     "rollout.num_prompts": 6,
@@ -39,32 +41,21 @@ KEYS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """Prompt files of 20 training and 5 test problems."""
-    directory = tmp_path_factory.mktemp("data")
-    problems = {"train": countdown.train_problems()[:20], "test": countdown.test_problems()[:5]}
-    for name, mine in problems.items():
-        rows = [{"problem": p, "answer": countdown.answer_of(p)} for p in mine]
-        (directory / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return {f"data.{name}": str(directory / f"{name}.jsonl") for name in problems}
-
-
 def make_config(files, arm="dars_hw", **changes):
-    config = runpy.run_path(f"configs/{arm}.py")["get_config"]("")
+    config = runpy.run_path(str(REPO / "configs" / f"{arm}.py"))["get_config"]("")
     changes = {k.replace("__", "."): v for k, v in changes.items()}
     config.update_from_flattened_dict(SMALL | files | {"train.num_steps": STEPS} | changes)
     return config
 
 
 @pytest.fixture(scope="module")
-def parts(files, cache):
-    return build.make_parts(build.make_plan(make_config(files)), print)
+def parts(prompt_files):
+    return build.make_parts(build.make_plan(make_config(prompt_files)), print)
 
 
 def run(parts, workdir, **changes):
     """Trains with the settings of `parts` but for `changes` that need no other program."""
-    config = ml_collections.ConfigDict(parts.plan.config)
+    config = ml_collections.ConfigDict(parts.plan.config.to_dict())
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     parts = dataclasses.replace(parts, plan=build.make_plan(config))
     workdir.mkdir(exist_ok=True)
@@ -142,6 +133,23 @@ def test_a_changed_configuration_is_refused_with_the_difference(parts, uninterru
         run(parts, workdir, optimizer__learning_rate=0.1)
 
 
+@pytest.mark.xfail(strict=True, reason="run.train lets the ValueError through as a traceback")
+def test_the_command_refuses_it_in_one_line(prompt_files, uninterrupted, fresh_python):
+    settings = SMALL | prompt_files | {"optimizer.learning_rate": 0.1}
+    done = fresh_python(
+        "launch/tpu_run.py", "--config", "configs/dars_hw.py", "--workdir", uninterrupted[0],
+        *(f"--config.{k}={v}" for k, v in settings.items()),
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "optimizer.learning_rate" in done.stderr and "Traceback" not in done.stderr
+
+
+GUARDED = pytest.mark.xfail(
+    strict=True, reason="trainer._step: `state.step + 1` is a transfer that the guard disallows"
+)
+
+
+@GUARDED
 def test_nothing_kept_is_a_normal_step(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(countdown, "check", lambda response, answer: False)
     run(parts, tmp_path, train__num_steps=1)
@@ -154,6 +162,7 @@ def test_nothing_kept_is_a_normal_step(parts, tmp_path, monkeypatch):
         np.testing.assert_array_equal(x, y)
 
 
+@GUARDED
 def test_nothing_to_top_up_is_a_normal_step(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(countdown, "check", lambda response, answer: True)
     run(parts, tmp_path, train__num_steps=1)
@@ -161,9 +170,29 @@ def test_nothing_to_top_up_is_a_normal_step(parts, tmp_path, monkeypatch):
     assert row["solved_all"] == 1 and row["top_up_histogram"] == {"0": 6}
 
 
+@pytest.mark.xfail(
+    strict=True, raises=FloatingPointError,
+    reason="Trainer._update_metrics counts a mini-batch without signal as a gradient that is not "
+    "finite, and gives up after three such steps",
+)  # fmt: skip
+def test_a_mini_batch_without_signal_is_normal(prompt_files, tmp_path, monkeypatch):
+    first, second = (countdown.answer_of(p) for p in countdown.train_problems()[:2])
+    assert first != second
+    monkeypatch.setattr(
+        countdown, "check", lambda response, answer: answer == first and len(response) % 2 == 0
+    )
+    rows = [json.dumps({"problem": p, "answer": countdown.answer_of(p)})
+            for p in countdown.train_problems()[:2]]  # fmt: skip
+    (tmp_path / "two.jsonl").write_text("\n".join(rows))
+    files = prompt_files | {"data.train": str(tmp_path / "two.jsonl")}
+    config = make_config(files, "grpo", rollout__num_prompts=2, learner__micro_batch_rows=2)
+    run(build.make_parts(build.make_plan(config), print), tmp_path / "w")
+    assert [row["updates_applied"] for row in lines(tmp_path / "w")] == [1] * STEPS
+
+
 @pytest.mark.parametrize("arm", CONFIGS)
-def test_every_arm_runs(arm, files, tmp_path):
-    config = make_config(files, arm, train__num_steps=2)
+def test_every_arm_runs(arm, prompt_files, tmp_path):
+    config = make_config(prompt_files, arm, train__num_steps=2)
     parts = build.make_parts(build.make_plan(config), print)
     run(parts, tmp_path)
     rows = lines(tmp_path)
@@ -176,9 +205,9 @@ def test_every_arm_runs(arm, files, tmp_path):
 
 
 def test_interrupted_at_any_moment_it_ends_with_the_same_weights(
-    parts, files, uninterrupted, tmp_path
+    parts, prompt_files, uninterrupted, tmp_path
 ):
-    overrides = SMALL | files | {"train.num_steps": STEPS}
+    overrides = SMALL | prompt_files | {"train.num_steps": STEPS}
     command = [sys.executable, "launch/tpu_run.py", "--config", "configs/dars_hw.py",
                "--workdir", str(tmp_path / "w")]  # fmt: skip
     command += [f"--config.{k}={v}" for k, v in overrides.items()]
@@ -186,7 +215,7 @@ def test_interrupted_at_any_moment_it_ends_with_the_same_weights(
     codes = []
     for attempt in range(6):
         process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
-                                   text=True)  # fmt: skip
+                                   text=True, cwd=REPO)  # fmt: skip
         if attempt < 2:  # once in the first steps, once in those after
             seen = 0
             for line in process.stderr:

@@ -222,9 +222,7 @@ def test_an_update_is_that_of_the_definition(
             losses.append(float(value))
     config = dataclasses.replace(CONFIG, loss=loss, num_epochs=epochs, num_minibatches=count)
     packed = pack(work, minibatch=minibatch, num_minibatches=count)
-    state, metrics = run(
-        tiny, packed, config, "adamw", reference_params if loss.kl_coef else None
-    )
+    state, metrics = run(tiny, packed, config, "adamw", reference_params if loss.kl_coef else None)
     np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-3, atol=1e-5)
     assert len(losses) == epochs * count and len(set(losses)) == len(losses)
     assert_close(state.params, params, 2e-5)

@@ -1,0 +1,37 @@
+"""Writes a checkpoint as a Hugging Face directory that transformers loads.
+
+    python launch/export.py --config configs/dars_b.py --workdir runs/dars_b --out exported
+
+Config, tokenizer and generation settings are those of the initial policy.  The directory appears
+under its name only when it is complete.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that is not installed
+
+from absl import flags
+
+from dars_jax import cli
+
+_OUT = flags.DEFINE_string("out", None, "directory to write; it must not exist, or be empty")
+_STEP = flags.DEFINE_integer("step", None, "which checkpoint (default: the newest)")
+_DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["bfloat16", "float32"],
+    "of the weights (default: bfloat16; float32 for the embedded policy)",
+)  # fmt: skip
+
+
+def main() -> int:
+    """The whole export."""
+    if not _OUT.value:
+        cli.fail("--out is missing: name the directory to write")
+    config, workdir = cli.config_and_workdir()
+    from dars_jax import run  # heavy: only now that the command line is known to be right
+
+    return run.export(config, workdir, Path(_OUT.value), step=_STEP.value, dtype=_DTYPE.value)
+
+
+if __name__ == "__main__":
+    cli.start(main, __doc__)
