@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 TRAIN = [
     "flax>=0.12",
-    "optax>=0.2.5",
+    "optax>=0.2.8",
     "orbax-checkpoint>=0.11.30",
     "google-jetstream==0.2.2",  # PyPI's newest; GitHub's 0.3.0 has another `prefill`
     "sentencepiece>=0.2",

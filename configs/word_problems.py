@@ -21,7 +21,7 @@ def get_config():
     config.rollout.schedule, config.rollout.max_tokens = "hw", 32
     config.rollout.slots, config.rollout.prefixes, config.rollout.prefill_batch = 64, 8, 8
     config.learner.row_tokens, config.learner.micro_batch_rows = 256, 4
-    config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e-5, 0
+    config.optimizer.learning_rate, config.optimizer.warmup_steps = 2e-6, 0
     config.train.num_steps, config.eval.num_samples = 30, 8
     config.checkpoint.keep = 1  # each holds the moments too, 1.6 GB
     return config.lock()

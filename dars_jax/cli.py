@@ -14,6 +14,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 EXIT_USAGE = 2  # bad command line, configuration, data or directory
+EXIT_DIVERGED = 3  # gradients that are not finite, step after step
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configuration file, FILE.py or FILE.py:PRESET; --config.section.key=VALUE "
@@ -73,31 +74,37 @@ def config_and_workdir() -> tuple[ConfigDict, Path]:
 
 def start(main: Callable[[], int | None], usage: str, *, needs_config: bool = True) -> None:
     """Parses the flags and runs main; its result is the exit code."""
-    sys.modules["__main__"].__doc__ = usage
+    if any(a.lstrip("-") in ("h", "help", "helpshort", "helpfull") for a in sys.argv[1:]):
+        _help(usage)
     argument = argument_of("config")
     file = argument.partition(":")[0]
-    asks_help = any(a.lstrip("-").startswith("help") for a in sys.argv[1:])
-    if not asks_help:
-        if needs_config and not argument:
-            fail("--config is missing: name a file, for example --config configs/dars_b.py")
-        if argument and not os.path.isfile(file):
-            fail(f"--config {file}: no such file")
-
-    def parse(argv: list[str]) -> list[str]:
-        try:
-            rest = app.parse_flags_with_usage(argv)
-        except (AttributeError, KeyError, ValueError, TypeError) as error:
-            fail(_readable(error))
-        if len(rest) > 1:
-            fail(f"unexpected argument {rest[1]!r}: settings are given as --config.key=value")
-        return rest
-
+    if needs_config and not argument:
+        fail("--config is missing: name a file, for example --config configs/dars_b.py")
+    if argument and not os.path.isfile(file):
+        fail(f"--config {file}: no such file")
     try:
-        app.run(lambda _: main(), flags_parser=parse)
+        app.run(lambda _: main(), flags_parser=_parse)
     except KeyboardInterrupt:
         fail("interrupted", 130)
 
 
-def _readable(error: Exception) -> str:
-    text = str(error).strip("'\"").replace("\\n", " ").replace("\\'", "'")
-    return f"configuration: {text}"
+def _help(usage: str) -> None:
+    known = flags.FLAGS.flags_by_module_dict()
+    print(usage.strip() + "\n\nFlags:")
+    for flag in [*known.get(__name__, ()), *known.get(sys.argv[0], ())]:
+        print(f"  --{flag.name}: {' '.join(flag.help.split())}")
+    sys.exit(0)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, ValueError, TypeError) as error:
+        text = str(error).strip()
+        if "Traceback" in text:  # raised inside the configuration file: its last line says why
+            fail(f"--config {argument_of('config')}: {text.splitlines()[-1]}")
+        text = text.strip('"').replace("\\n", " ").replace("\\'", "'")
+        fail(f"command line: {text}")
+    if len(rest) > 1:
+        fail(f"unexpected argument {rest[1]!r}: settings are given as --config.key=value")
+    return rest

@@ -59,9 +59,17 @@ def train(config: ConfigDict, workdir: Path) -> int:
     """Trains, prints a summary on standard output, returns the exit code."""
     begin = time.monotonic()
     parts, console = _prepare(config)
-    (workdir / "config.json").write_text(json.dumps(flatten(config), indent=2) + "\n")
+    with cli.one_line_errors():
+        grader = build.make_grader(parts.plan)
     try:
-        before, after = trainer.Trainer(parts, workdir, console).run()
+        with grader:
+            with cli.one_line_errors():
+                run = trainer.Trainer(parts, grader, workdir, console)
+            settings = json.dumps(flatten(config), indent=2)
+            (workdir / "config.json").write_text(settings + "\n")
+            before, after = run.run()
+    except FloatingPointError as error:
+        cli.fail(str(error), cli.EXIT_DIVERGED)
     except trainer.Stopped as stopped:
         console.log(f"{stopped}; the same command continues from there")
         return stopped.exit_code

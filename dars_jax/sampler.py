@@ -3,8 +3,11 @@
 Letters: S slots, V vocabulary.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 _CHUNK = 128  # one TPU lane width; two levels of it cover any vocabulary in use
 
@@ -48,27 +51,43 @@ def sample(
 def _invert(weight: jax.Array, uniform: jax.Array) -> jax.Array:
     """First index whose cumulative weight exceeds uniform * total -> int32[S].
 
-    Chunk first, then inside the chunk: two short cumulative sums instead of one over V.
+    Chunk first, then inside the chunk: two short cumulative sums instead of one over V.  Where the
+    vocabulary is split over devices only the sums of the chunks travel, [S,V/128]; nothing shifts
+    along V, which would make devices of other replicas wait.
     """
     slots, vocab = weight.shape
-    pad = -vocab % _CHUNK
-    chunks = jnp.pad(weight, ((0, 0), (0, pad))).reshape(slots, -1, _CHUNK)
-    upto = jnp.cumsum(jnp.sum(chunks, axis=-1), axis=-1)  # [S,V/128]
+    shards = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
+    width = math.gcd(vocab // shards, _CHUNK)  # no chunk lies on two devices
+    width = width if width > 1 else vocab
+    chunks = weight.reshape(slots, -1, width)
+    mass = _whole(jnp.sum(chunks, axis=-1))  # [S,V/width]
+    upto = jnp.cumsum(mass, axis=-1)
     goal = uniform * upto[:, -1]
-    # Rounding may leave the goal at or above the last sum; the last chunk with mass is meant.
-    last = jnp.argmax(upto >= upto[:, -1:], axis=-1)
-    chunk = jnp.minimum(jnp.sum(upto <= goal[:, None], axis=-1), last)
-    inside = jnp.take_along_axis(chunks, chunk[:, None, None], axis=1)[:, 0]  # [S,128]
-    before = jnp.where(
-        chunk > 0, jnp.take_along_axis(upto, jnp.maximum(chunk - 1, 0)[:, None], axis=1)[:, 0], 0.0
-    )
-    cumulative = before[:, None] + jnp.cumsum(inside, axis=-1)
-    # `live` keeps tokens of probability 0 out, also where the sums above do not quite agree.
-    live = inside > 0
-    passed = live & (cumulative > goal[:, None])
-    final = _CHUNK - 1 - jnp.argmax(live[:, ::-1], axis=-1)
-    offset = jnp.where(jnp.any(passed, axis=-1), jnp.argmax(passed, axis=-1), final)
-    return chunk * _CHUNK + offset
+    chunk = _first(upto > goal[:, None], mass > 0)
+    at = lambda x: jnp.take_along_axis(x, chunk[:, None], axis=1)[:, 0]  # noqa: E731
+    inside = _whole(jnp.take_along_axis(chunks, chunk[:, None, None], axis=1)[:, 0])  # [S,width]
+    cumulative = (at(upto) - at(mass))[:, None] + jnp.cumsum(inside, axis=-1)
+    return chunk * width + _first(cumulative > goal[:, None], inside > 0)
+
+
+def _whole(x: jax.Array) -> jax.Array:
+    """The array on every device of the tensor axis; outside a mesh the array itself."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec())
+
+
+def _first(passed: jax.Array, live: jax.Array) -> jax.Array:
+    """Index of the first entry both passed and live, else of the last live one -> int32[S].
+
+    A parallel cumulative sum may creep up by a rounding error where nothing is added, or end below
+    the goal.  Only entries with mass can be drawn all the same.
+    """
+    index = jax.lax.broadcasted_iota(jnp.int32, live.shape, 1)
+    size = live.shape[-1]
+    first = jnp.min(jnp.where(passed & live, index, size), axis=-1)
+    last = jnp.max(jnp.where(live, index, 0), axis=-1)
+    return jnp.where(first < size, first, last)
 
 
 def _filter(weight: jax.Array, top_p: jax.Array, top_k: jax.Array) -> jax.Array:

@@ -97,7 +97,8 @@ def make_update(
 
     `reference` are the parameters of the KL term, or None where kl_coef is 0.  Every metric is
     float32[E*J], one entry per optimizer step: loss, entropy, clip_fraction, grad_norm, kl,
-    logprob_gap (mean), logprob_gap_max (nats, sampler against trainer), applied (0 or 1).
+    logprob_gap (mean), logprob_gap_max (nats, sampler against trainer), finite and applied (0 or
+    1; a mini-batch without signal is finite and not applied).
     """
     shardings = state_shardings(model_config, optimizer, mesh)
     run = functools.partial(_update, config, model_config, optimizer, shardings)
@@ -187,8 +188,9 @@ def _update(
         start = (zeros, loss_lib.Sums.zeros(), old)
         grads, sums, old = jax.lax.fori_loop(batch.bounds[j], batch.bounds[j + 1], micro, start)
         grads = jax.tree.map(lambda g: g * config.loss_scale, grads)
-        norm = optax.global_norm(grads)
-        apply = jnp.isfinite(norm) & jnp.isfinite(sums.loss) & (batch.token_count[j] > 0)
+        norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
+        apply = finite & (batch.token_count[j] > 0)
         updates, new_opt_state = optimizer.update(grads, opt_state, params)
         new_params = optax.apply_updates(params, updates)
         keep = functools.partial(jax.tree.map, lambda new, now: jnp.where(apply, new, now))
@@ -201,6 +203,7 @@ def _update(
             "logprob_gap": sums.gap / tokens,
             "logprob_gap_max": sums.gap_max,
             "grad_norm": norm,
+            "finite": finite.astype(jnp.float32),
             "applied": apply.astype(jnp.float32),
         }
         return (params, opt_state, old), metrics

@@ -3,7 +3,8 @@
     python launch/tpu_run.py --config configs/dars_b.py
 
 The same command continues a run that was stopped.  Exit codes: 0 finished; 2 a mistake in the
-command, the configuration or the data; 130 / 143 stopped by SIGINT / SIGTERM with the state saved.
+command, the configuration or the data; 3 three steps in a row without a finite gradient;
+130 / 143 stopped by SIGINT / SIGTERM with the state saved.
 """
 
 import sys

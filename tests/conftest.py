@@ -1,4 +1,4 @@
-"""What the tests share: the CPU backend, one cache for a session, a small model, fresh processes."""
+"""What the tests share: CPU backend, one cache for a session, small policies, fresh processes."""
 
 import json
 import os

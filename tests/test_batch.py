@@ -1,4 +1,4 @@
-"""Packing: every kept token once, with the right neighbour, position and weight; and room enough."""
+"""Packing: every kept token once, with the right neighbour, position and weight; room enough."""
 
 import numpy as np
 import pytest

@@ -49,18 +49,15 @@ def test_a_misspelt_key_is_told_the_nearest_one(launch):
     assert "rolout" in line and "rollout" in line
 
 
-@pytest.mark.xfail(strict=True, reason="absl reports it: FATAL, several lines, exit code 1")
 def test_a_value_of_the_wrong_type(launch):
     assert "n_max" in complaint(launch("--config.rollout.n_max=many", timeout=10))
 
 
-@pytest.mark.xfail(strict=True, reason="absl reports it: FATAL, several lines, exit code 1")
 def test_a_preset_that_is_not_there(launch):
     line = complaint(launch(config="configs/dars_b.py:qwen3", timeout=10))
     assert "qwen3" in line and "qwen2.5-math-7b" in line
 
 
-@pytest.mark.xfail(strict=True, reason="absl reports it: FATAL, several lines, exit code 1")
 def test_a_baseline_takes_no_schedule(launch):
     assert "'et'" in complaint(launch(config="configs/grpo.py:et", timeout=10))
 
@@ -69,7 +66,6 @@ def test_a_stray_word(launch):
     assert "stray" in complaint(launch("stray", timeout=10))
 
 
-@pytest.mark.xfail(strict=True, reason="absl reports it: FATAL, several lines, exit code 1")
 def test_a_misspelt_flag(launch):
     line = complaint(launch("--wrokdir=x", timeout=10))
     assert "wrokdir" in line and "workdir" in line
@@ -82,9 +78,6 @@ def test_a_workdir_that_cannot_be_written(launch, tmp_path):
     assert str(file / "run") in line and "not writable" in line
 
 
-@pytest.mark.xfail(
-    strict=True, reason="--help names no flag: they belong to dars_jax.cli, not to the script"
-)
 def test_help_shows_the_command_and_the_flags(launch):
     done = launch("--help", timeout=20)
     text = done.stdout + done.stderr
@@ -143,9 +136,6 @@ def test_a_prompt_file_that_is_not_there(launch):
     assert "nowhere.jsonl" in line
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the grader is made inside Trainer.run, where errors are tracebacks"
-)
 def test_a_reward_that_cannot_be_loaded(launch):
     line = complaint(launch("--config.reward.name=dars_jax.countdown:chek"), alone=False)
     assert "chek" in line

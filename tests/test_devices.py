@@ -60,7 +60,13 @@ def alone(step_on):
     return step_on(1, 1, 1)
 
 
-@pytest.mark.parametrize(("mesh", "share"), [((2, 2, 2), 1 / 4), ((1, 8, 1), 1 / 8)], ids=str)
+@pytest.mark.parametrize(
+    ("mesh", "share"),
+    [
+        pytest.param((2, 2, 2), 1 / 4, id="data 2 fsdp 2 tensor 2"),
+        pytest.param((1, 8, 1), 1 / 8, id="fsdp 8"),
+    ],
+)
 def test_eight_devices_take_the_same_step_as_one(step_on, alone, mesh, share):
     got = step_on(*mesh)
     assert (got["devices"], alone["devices"]) == (8, 1)

@@ -143,8 +143,9 @@ def collect(engines, prompts, config=CONFIG, programs=None, seed=0, step=3, pref
     for i in range(len(got)):
         n = got.length[i]
         key = int(prompts.uid[got.prompt[i]]), int(got.sample[i])
-        answers[key] = (int(got.stage[i]), tuple(got.tokens[i, :n].tolist()),
-                        bool(got.truncated[i]), float(got.reward[i]), got.logprob[i, :n])  # fmt: skip
+        ids = tuple(got.tokens[i, :n].tolist())
+        about = int(got.stage[i]), ids, bool(got.truncated[i]), float(got.reward[i])
+        answers[key] = (*about, got.logprob[i, :n])
     assert len(answers) == len(got)
     return answers, stats
 
@@ -169,7 +170,7 @@ def test_the_baseline_is_worth_comparing_with(baseline):
         1,
     }
     assert len({x[1] for x in baseline.values()}) > 0.8 * len(baseline)
-    for stage, ids, truncated, reward, _ in baseline.values():
+    for _, ids, truncated, *_ in baseline.values():
         assert all(i not in EOS for i in ids[:-1])
         assert truncated == (ids[-1] not in EOS)
         assert not truncated or len(ids) == 12

@@ -246,7 +246,7 @@ def test_loss_scale_scales_the_gradient_and_not_the_loss(tiny, work):
 
 
 def test_metrics_are_means_over_predicted_tokens(tiny, work, reference_logits):
-    prompts, rollouts, advantage, weight = work
+    rollouts = work[1]
     plain = PlainUpdate(tiny, reference_logits, work, LOSS)
     logprob, entropy = jax.jit(plain.distribution)(tiny.params)
     _, metrics = run(tiny, pack(work))
