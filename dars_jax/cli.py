@@ -41,6 +41,24 @@ def one_line_errors() -> Iterator[None]:
         fail(str(error))
 
 
+@contextlib.contextmanager
+def quiet_native_code() -> Iterator[None]:
+    """Keeps what tensorflow's native code writes to stderr while it is imported off the terminal.
+
+    jetstream and clu import tensorflow, which greets with eight lines about devices nobody asked
+    it to use.  Python's own errors pass through.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
 def argument_of(name: str) -> str:
     """What the command line gives a flag, before flags are parsed; "" if it is not there."""
     for flag, value in itertools.pairwise([*sys.argv[1:], ""]):

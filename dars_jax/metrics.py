@@ -1,10 +1,12 @@
 """Numbers of a step, and where they go: JSON lines, TensorBoard, the terminal.
 
 Everything that depends on the clock has a name that starts with "seconds" or ends with "_per_s";
-all else is the same in every run of a configuration.
+all else is the same in every run of a configuration.  (With graders in processes of their own
+`decode_steps` and `slot_occupancy` depend on when grades arrive; rollouts never do.)
 """
 
 import json
+import math
 import os
 import sys
 import time
@@ -20,13 +22,14 @@ from dars_jax.types import Rollouts
 ACCURACY_BINS = 5  # of equal width; a prompt at exactly 0 or 1 carries no advantage
 
 
-def rollout_metrics(rollouts: Rollouts, num_prompts: int, advantage: np.ndarray) -> dict[str, Any]:
+def rollout_metrics(rollouts: Rollouts, kept: np.ndarray, advantage: np.ndarray) -> dict[str, Any]:
     """What the rollouts of a step say, before any update.
 
     Args:
+      kept: bool[P], prompts whose group enters the update.
       advantage: float32[N] of each rollout.
     """
-    prompts = np.arange(num_prompts)
+    num_prompts = len(kept)
     sampled = np.bincount(rollouts.prompt, minlength=num_prompts)
     right = np.bincount(rollouts.prompt, rollouts.reward > 0.5, minlength=num_prompts)
     first = rollouts.stage == 0
@@ -37,7 +40,6 @@ def rollout_metrics(rollouts: Rollouts, num_prompts: int, advantage: np.ndarray)
     pull = np.bincount(rollouts.prompt, np.abs(advantage), minlength=num_prompts)
     share = np.bincount(bins, pull, minlength=ACCURACY_BINS) / max(pull.sum(), 1e-9)
     top_ups, count = np.unique(sampled - n_pre, return_counts=True)
-    kept = (right > 0) & (right < sampled)
     verdicts = np.bincount(rollouts.verdict, minlength=len(Verdict))
     return {
         "num_prompts": num_prompts,
@@ -48,7 +50,7 @@ def rollout_metrics(rollouts: Rollouts, num_prompts: int, advantage: np.ndarray)
         "solved_some": float(((k > 0) & (k < n_pre)).mean()),
         "solved_all": float((k == n_pre).mean()),
         "rescued_prompts": int(np.sum((k == 0) & (right > 0))),
-        "groups_kept": int(kept[prompts].sum()),
+        "groups_kept": int(kept.sum()),
         "rollouts_per_prompt": len(rollouts) / num_prompts,
         "top_up_histogram": {str(t): int(c) for t, c in zip(top_ups, count, strict=True)},
         "advantage_share": [float(s) for s in share],  # of sum |A|, per accuracy bin
@@ -90,7 +92,9 @@ class MetricsLog:
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One line, on disk before this returns; scalars go to TensorBoard too."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v
+                  for k, v in values.items()}  # fmt: skip
+        self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
         self.scalars(step, {k: v for k, v in values.items() if isinstance(v, int | float)})

@@ -59,9 +59,19 @@ def group_advantages(
     return centred / (jnp.sqrt(variance) + 1e-6)[group_ids]
 
 
-def has_signal(num_correct: jax.Array, num_sampled: jax.Array) -> jax.Array:
-    """Groups with at least one right and one wrong rollout -> bool[prompts]; the others drop."""
-    return (num_correct > 0) & (num_correct < num_sampled)
+def has_signal(
+    rewards: jax.Array, group_ids: jax.Array, num_groups: int, mask: jax.Array | None = None
+) -> jax.Array:
+    """Groups whose rewards are not all the same -> bool[num_groups]; the others drop.
+
+    For rewards of 0 and 1: the groups of accuracy strictly between 0 and 1.
+    """
+    rewards = jnp.asarray(rewards, jnp.float32)
+    present = jnp.ones(rewards.shape, bool) if mask is None else mask
+    ids = jnp.asarray(group_ids)
+    highest = jax.ops.segment_max(jnp.where(present, rewards, -jnp.inf), ids, num_groups)
+    lowest = jax.ops.segment_min(jnp.where(present, rewards, jnp.inf), ids, num_groups)
+    return highest > lowest
 
 
 def cumulative_advantage(

@@ -114,7 +114,32 @@ def _check_update(c: ConfigDict, batch_shards: int) -> None:
         f"learner.micro_batch_rows = {u.micro_batch_rows} does not divide over the {batch_shards} "
         "shards of mesh.data x mesh.fsdp",
     )
-    _check(u.loss_scale > 0, f"learner.loss_scale must be above 0, got {u.loss_scale}")
+    for key in ("clip_low", "clip_high", "loss_scale"):
+        _check(u[key] > 0, f"learner.{key} must be above 0, got {u[key]}")
+    for key in ("entropy_coef", "kl_coef", "max_micro_batches"):
+        _check(u[key] >= 0, f"learner.{key} must be 0 or more, got {u[key]}")
+
+
+def _check_optimizer(c: ConfigDict) -> None:
+    o = c.optimizer
+    for key in ("learning_rate", "eps", "clip_norm"):
+        _check(o[key] > 0, f"optimizer.{key} must be above 0, got {o[key]}")
+    for key in ("warmup_steps", "weight_decay"):
+        _check(o[key] >= 0, f"optimizer.{key} must be 0 or more, got {o[key]}")
+    for key in ("beta1", "beta2"):
+        _check(0 <= o[key] < 1, f"optimizer.{key} must lie in [0, 1), got {o[key]}")
+
+
+def _check_rest(c: ConfigDict) -> None:
+    _check(0 <= c.seed < 2**31, f"seed must lie in 0 … 2**31 - 1, got {c.seed}")
+    _check(c.data.max_prompt_tokens >= 1, "data.max_prompt_tokens must be at least 1")
+    _check(c.eval.temperature >= 0, f"eval.temperature must be 0 or more, got {c.eval.temperature}")
+    _check(0 < c.eval.top_p <= 1, f"eval.top_p must lie in (0, 1], got {c.eval.top_p}")
+    _check(c.eval.every >= 0, f"eval.every must be 0 or more, got {c.eval.every}")
+    for key in ("train.num_steps", "checkpoint.every", "checkpoint.keep", "eval.num_samples",
+                "reward.num_workers"):  # fmt: skip
+        section, name = key.split(".")
+        _check(c[section][name] >= 1, f"{key} must be at least 1, got {c[section][name]}")
 
 
 def validate(config: ConfigDict, num_devices: int, model: ModelConfig | None = None) -> Plan:
@@ -132,11 +157,8 @@ def validate(config: ConfigDict, num_devices: int, model: ModelConfig | None = N
         model = ARCHITECTURES[c.policy.architecture]
     _one_of("policy.dtype", c.policy.dtype, ("float32", "bfloat16"))
     _one_of("policy.remat", c.policy.remat, REMAT_POLICIES)
-    _check(c.data.max_prompt_tokens >= 1, "data.max_prompt_tokens must be at least 1")
-    for key in ("train.num_steps", "checkpoint.every", "checkpoint.keep", "eval.num_samples",
-                "reward.num_workers"):  # fmt: skip
-        section, name = key.split(".")
-        _check(c[section][name] >= 1, f"{key} must be at least 1, got {c[section][name]}")
+    _check_rest(c)
+    _check_optimizer(c)
     mesh = _mesh_shape(c, num_devices)
     _check_model(model, mesh)
     _check_rollout(c)

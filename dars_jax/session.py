@@ -71,6 +71,7 @@ class Session:
         replicas = programs.num_replicas
         self._whole = np.zeros((replicas, self.config.requests), bool)
         self._load = np.zeros(replicas, np.int64)  # requests handed in and not yet whole
+        self._waiting = False  # whether any replica may have requests in its queue
 
     @property
     def config(self) -> DecodeConfig:
@@ -108,6 +109,7 @@ class Session:
         """Adds requests, in this order, to the queues of their replicas."""
         if not requests:
             return
+        self._waiting = True
         lists: list[list[Request]] = [[] for _ in range(self.num_replicas)]
         for request in requests:
             lists[request.replica].append(request)
@@ -143,9 +145,11 @@ class Session:
 
     def start(self, max_steps: int) -> None:
         """Dispatches up to max_steps decode steps; returns at once."""
+        # A replica that returns to shrink would idle while another still has a queue.
+        alone = self.num_replicas == 1 or not self._waiting
         self._slots, self._work, report = self._programs.run(
             self._params, self._prefixes, self._slots, self._work, max_steps,
-            may_shrink=self._size > _FEWEST_SLOTS,
+            may_shrink=self._size > _FEWEST_SLOTS and alone,
         )  # fmt: skip
         self._pending = (report, self._size)
 
@@ -157,9 +161,10 @@ class Session:
         new = np.argwhere(whole & ~self._whole)
         self._whole |= whole
         self._load = (report.active + report.waiting).astype(np.int64)
+        self._waiting = bool(report.waiting.any())
         most = int(self._load.max())
-        fitting = max(bucket(most, _FEWEST_SLOTS), _FEWEST_SLOTS)
-        if most and not report.waiting.any() and fitting < self._size:
+        fitting = bucket(most, _FEWEST_SLOTS)
+        if most and not self._waiting and fitting < self._size:
             self._resize(fitting)
         return Progress(
             steps=int(report.steps.max()),

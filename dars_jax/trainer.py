@@ -77,8 +77,7 @@ def _score(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """float32[N] rewards -> (advantage float32[N], token weight float32[N], kept bool[P])."""
     advantage = objective.group_advantages(reward, prompt, num_prompts, use_std=use_std, mask=mask)
-    sampled = objective.group_sums(jnp.ones_like(reward), prompt, num_prompts, mask)
-    kept = objective.has_signal(objective.group_sums(reward, prompt, num_prompts, mask), sampled)
+    kept = objective.has_signal(reward, prompt, num_prompts, mask)
     weight = jnp.zeros_like(reward)
     for j in range(num_minibatches):
         mine = mask & kept[prompt] & (minibatch[prompt] == j)
@@ -150,25 +149,22 @@ class Trainer:
             jax.transfer_guard("disallow"),  # every crossing is explicit
         ):
             params = self._parts.engine.load_params(state.params)
-            before = self._evaluate(0, params, log, state_step=start)
-            saved = start
-            for step in range(start, c.train.num_steps):
-                try:
-                    state, params = self._step(step, state, params, log, stop)
-                except Stopped:
-                    if saved < step:
-                        checkpoints.save(step, state)
-                    raise
-                done = step + 1
-                if done % c.checkpoint.every == 0 or done == c.train.num_steps or stop.signum:
+            saved = done = start
+            try:
+                before = self._first_evaluation(params, log, stop)
+                while done < c.train.num_steps:
+                    if c.eval.every and done and done % c.eval.every == 0:
+                        self._evaluate_once(done, params, log, stop)
+                    state, params = self._step(done, state, params, log, stop)
+                    done += 1
+                    if done % c.checkpoint.every == 0 or done == c.train.num_steps:
+                        checkpoints.save(done, state)
+                        saved = done
+                after = self._evaluate(done, params, log, stop)
+            except Stopped:
+                if saved < done:
                     checkpoints.save(done, state)
-                    saved = done
-                if stop.signum:
-                    raise Stopped(stop.signum, done)
-                if c.eval.every and done % c.eval.every == 0 and done < c.train.num_steps:
-                    self._evaluate(done, params, log, state_step=done)
-            final = max(start, c.train.num_steps)
-            after = self._evaluate(final, params, log, state_step=final)
+                raise
         log.close()
         checkpoints.close()
         return before, after
@@ -213,7 +209,7 @@ class Trainer:
         packed, advantage, kept = assemble(parts, prompts, rollouts)
         assembled = time.perf_counter()
         console.phase(step, "update")
-        values = {"epoch": epoch, **metrics.rollout_metrics(rollouts, len(prompts), advantage)}
+        values = {"epoch": epoch, **metrics.rollout_metrics(rollouts, kept, advantage)}
         if kept.any():
             del session, params  # their memory is the update's now
             state, outcome = parts.update(
@@ -241,7 +237,7 @@ class Trainer:
         return state, params
 
     def _update_metrics(self, outcome: dict[str, np.ndarray], packed: UpdateBatch) -> dict:
-        """One value per step: the gap is that of the first pass, the rest the mean of all."""
+        """One value per step, over tokens: gap and entropy of the first epoch, the rest of all."""
         applied = outcome["applied"] > 0
         self._non_finite = 0 if (outcome["finite"] > 0).all() else self._non_finite + 1
         if self._non_finite >= NON_FINITE_LIMIT:
@@ -250,35 +246,55 @@ class Trainer:
                 "weights are those before them. A lower optimizer.learning_rate may help"
             )
         slots = packed.tokens.shape[0] * int(packed.bounds[-1]) * packed.tokens.shape[2]
-        values = {
-            k: float(np.mean(v)) for k, v in outcome.items() if k not in ("applied", "finite")
-        }
+        count = packed.token_count  # float32[J]; outcome has E * J entries
+        mean = lambda v: float(np.average(v, weights=np.resize(count, len(v))))  # noqa: E731
+        names = outcome.keys() - {"applied", "finite"}
+        values = {name: mean(outcome[name]) for name in sorted(names)}
         return values | {
-            "logprob_gap": float(outcome["logprob_gap"][0]),
-            "logprob_gap_max": float(outcome["logprob_gap_max"][0]),
-            "entropy": float(outcome["entropy"][0]),
+            "logprob_gap": mean(outcome["logprob_gap"][: len(count)]),
+            "logprob_gap_max": float(outcome["logprob_gap_max"][: len(count)].max()),
+            "entropy": mean(outcome["entropy"][: len(count)]),
             "updates_applied": int(applied.sum()),
             "updates_skipped": int((~applied).sum()),
             "micro_batches": int(packed.bounds[-1]),
             "packing": float(packed.token_count.sum() / max(slots, 1)),
         }
 
-    def _evaluate(
-        self, step: int, params: Any, log: metrics.MetricsLog, *, state_step: int
+    def _first_evaluation(
+        self, params: Any, log: metrics.MetricsLog, stop: _StopFlag
     ) -> evaluate.Report:
-        """Evaluates, or reads what an earlier run of this directory found."""
+        """That of the initial policy, which an earlier run of this directory may have left."""
+        summary = self._workdir / "eval" / "step_000000.json"
+        if self._start == 0:
+            return self._evaluate(0, params, log, stop)
+        if summary.exists():
+            return _read_report(summary)
+        initial = self._parts.engine.load_params(build.initial_params(self._parts))
+        return self._evaluate(0, initial, log, stop)
+
+    def _evaluate_once(
+        self, step: int, params: Any, log: metrics.MetricsLog, stop: _StopFlag
+    ) -> None:
+        """Evaluates unless this step has been, before the run was stopped."""
+        if not (self._workdir / "eval" / f"step_{step:06d}.json").exists():
+            self._evaluate(step, params, log, stop)
+
+    def _evaluate(
+        self, step: int, params: Any, log: metrics.MetricsLog, stop: _StopFlag
+    ) -> evaluate.Report:
+        """Evaluates published parameters on the held-out prompts and records the outcome."""
         output = self._workdir / "eval" / f"step_{step:06d}.jsonl"
         summary = output.with_suffix(".json")
-        if step != state_step and summary.exists():
-            return _read_report(summary)
-        console = self._console
+        console, last = self._console, self._plan.config.train.num_steps - 1
+
+        def progress(done: int, total: int) -> None:
+            if stop.signum:
+                raise Stopped(stop.signum, step)
+            console.phase(min(step, last), f"evaluation  answers {done:,}/{total:,}")
+
         report = evaluate.evaluate(
-            self._parts, params, self._grader, output=output,
-            progress=lambda done, total: console.phase(
-                min(step, self._plan.config.train.num_steps - 1),
-                f"evaluation  answers {done:,}/{total:,}",
-            ),
-        )  # fmt: skip
+            self._parts, params, self._grader, output=output, progress=progress
+        )
         summary.write_text(json.dumps(report.to_json(), indent=2) + "\n")
         log.scalars(step, {f"eval/pass_at_{k}": v for k, v in report.pass_at.items()})
         console.log(f"after step {step}, {report.num_problems} held-out prompts: "

@@ -57,7 +57,8 @@ def main() -> int:
     config, workdir = cli.config_and_workdir()
     if _NUM_SAMPLES.value is not None:
         config.eval.num_samples = _NUM_SAMPLES.value
-    from dars_jax import run  # heavy: only now that the command line is known to be right
+    with cli.quiet_native_code():
+        from dars_jax import run  # heavy: only now that the command line is known to be right
 
     return run.evaluate(config, workdir, files, output)
 

@@ -28,7 +28,8 @@ def main() -> int:
     if not _OUT.value:
         cli.fail("--out is missing: name the directory to write")
     config, workdir = cli.config_and_workdir()
-    from dars_jax import run  # heavy: only now that the command line is known to be right
+    with cli.quiet_native_code():
+        from dars_jax import run  # heavy: only now that the command line is known to be right
 
     return run.export(config, workdir, Path(_OUT.value), step=_STEP.value, dtype=_DTYPE.value)
 

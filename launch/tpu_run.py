@@ -18,7 +18,8 @@ from dars_jax import cli
 def main() -> int:
     """The whole run."""
     config, workdir = cli.config_and_workdir()
-    from dars_jax import run  # heavy: only now that the command line is known to be right
+    with cli.quiet_native_code():
+        from dars_jax import run  # heavy: only now that the command line is known to be right
 
     return run.train(config, workdir)
 

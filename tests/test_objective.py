@@ -70,8 +70,11 @@ def test_padding_counts_for_nothing_even_when_it_is_not_a_number():
 
 
 def test_only_groups_with_right_and_wrong_have_a_signal():
-    got = objective.has_signal(jnp.array([0, 1, 7, 8, 0]), jnp.array([8, 8, 8, 8, 0]))
-    assert got.tolist() == [False, True, True, False, False]
+    rewards = jnp.array([0, 0, 0, 1, 1, 1, 0.5, 0.5, 0.2, 0.3, 1, 9])
+    ids = jnp.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5])
+    mask = jnp.arange(12) < 11  # the 9 is padding; group 6 is empty
+    got = objective.has_signal(rewards, ids, 7, mask)
+    assert got.tolist() == [False, True, False, False, True, False, False]
 
 
 @pytest.mark.parametrize("use_std", [False, True])

@@ -83,7 +83,7 @@ def our_greedy(params, config, prompt, count):
         LayerCache(k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3))
         for k, v in zip(key, value, strict=True)
     )
-    decode = model.unstack_layers(params, jnp.float32)
+    decode = model.unstack_layers(params, dtype=jnp.float32)
 
     @jax.jit
     def step(token, position, caches):
