@@ -245,17 +245,20 @@ def run(
 ) -> tuple[Slots, Work, Report]:
     """Up to max_steps of refill, decode, record.
 
-    Returns early when nothing is left, or when half of the slots are idle with nothing waiting:
-    the host then goes on with a program of half as many slots.
+    Returns early when nothing is left; when half of the slots are idle with nothing waiting: the
+    host then goes on with a program of half as many slots; or when a cache is full and must grow.
     """
-    size = slots.token.shape[0]
+    size, capacity = slots.token.shape[0], slots.caches[0].key.shape[-1]
+
+    def longest(slots: Slots) -> jax.Array:
+        return jnp.max(jnp.where(slots.active, slots.position + 1, 0))
 
     def more(carry: Any) -> jax.Array:
         slots, work, steps, _ = carry
         waiting = work.tail - work.head
         active = jnp.sum(slots.active)
         worth = (waiting > 0) | (active > (size // 2 if may_shrink else 0))
-        return worth & (steps < max_steps)
+        return worth & (steps < max_steps) & (longest(slots) <= capacity)
 
     def body(carry: Any) -> Any:
         slots, work, steps, busy = carry
@@ -267,18 +270,36 @@ def run(
 
     zero = jnp.zeros((), jnp.int32)
     slots, work, steps, busy = jax.lax.while_loop(more, body, (slots, work, zero, zero))
-    report = Report(steps, busy, jnp.sum(slots.active), work.tail - work.head, work.length)
+    report = Report(steps, busy, jnp.sum(slots.active), longest(slots), work.tail - work.head,
+                    work.length)  # fmt: skip
     return slots, work, report
 
 
-def resize(config: DecodeConfig, model_config: model.ModelConfig, size: int, slots: Slots) -> Slots:
-    """The same requests in `size` slots.  Shrinking requires that the active ones fit."""
+def resize(
+    config: DecodeConfig, model_config: model.ModelConfig, size: int, capacity: int, slots: Slots
+) -> Slots:
+    """The same requests in `size` slots, with caches of `capacity` positions, never fewer.
+
+    Giving up slots requires that the active ones fit.
+    """
     now = slots.token.shape[0]
     if size > now:
-        spare = empty_slots(config, model_config, size - now)
-        return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), slots, spare)
-    order = jnp.argsort(~slots.active, stable=True)[:size]
-    return jax.tree.map(lambda x: x[order], slots)
+        spare = empty_slots(config, model_config, size - now, slots.caches[0].key.shape[-1])
+        slots = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), slots, spare)
+    elif size < now:
+        order = jnp.argsort(~slots.active, stable=True)[:size]
+        slots = jax.tree.map(lambda x: x[order], slots)
+    more = capacity - slots.caches[0].key.shape[-1]
+    if not more:
+        return slots
+    caches = tuple(
+        LayerCache(
+            jnp.pad(c.key, ((0, 0), (0, 0), (0, 0), (0, more))),
+            jnp.pad(c.value, ((0, 0), (0, 0), (0, more), (0, 0))),
+        )
+        for c in slots.caches
+    )
+    return dataclasses.replace(slots, caches=caches)
 
 
 def drain(work: Work, row: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -193,7 +193,8 @@ class PolicyEngine(engine_api.Engine):
 
     def init_decode_state(self, *args: Any, **kwargs: Any) -> Slots:
         """Idle slots."""
-        return self._programs.empty_slots(self._programs.config.slots)
+        config = self._programs.config
+        return self._programs.empty_slots(config.slots, config.cache_tokens)
 
     def get_prefix_destination_sharding(self) -> Any:
         """Prefixes live on every device of the engine's mesh."""

@@ -21,7 +21,7 @@ class Programs:
     """The compiled programs of an engine on a mesh.
 
     A program is compiled once per shape: prefill per prompt bucket, enqueue and drain per bucket of
-    requests, run per number of slots.
+    requests, run per number of slots and cache length.
     """
 
     def __init__(self, config: DecodeConfig, model_config: model.ModelConfig, mesh: Mesh):
@@ -35,7 +35,6 @@ class Programs:
         self.empty_prefixes = self.per_replica(
             lambda: slots_lib.empty_prefixes(config, model_config), 0
         )
-        self._empty_slots: dict[int, Callable[..., Slots]] = {}
         self.prefill = self.per_replica(
             functools.partial(decode.prefill, config, model_config), 4, has_params=True, donate=(1,)
         )
@@ -50,15 +49,22 @@ class Programs:
             )
             for shrink in (False, True)
         }  # fmt: skip
-        self._resizes: dict[int, Callable[..., Slots]] = {}
 
-    def empty_slots(self, size: int) -> Slots:
-        """Idle slots on every replica."""
-        if size not in self._empty_slots:
-            self._empty_slots[size] = self.per_replica(
-                lambda: slots_lib.empty_slots(self.config, self.model_config, size), 0
-            )
-        return self._empty_slots[size]()
+    def empty_slots(self, size: int, capacity: int) -> Slots:
+        """Idle slots on every replica, with caches of `capacity` positions."""
+        return self._empty_slots(size, capacity)()
+
+    @functools.cache  # noqa: B019 - lives as long as the engine
+    def _empty_slots(self, size: int, capacity: int) -> Callable[[], Slots]:
+        empty = functools.partial(
+            slots_lib.empty_slots, self.config, self.model_config, size, capacity
+        )
+        return self.per_replica(empty, 0)
+
+    @functools.cache  # noqa: B019
+    def _resize(self, size: int, capacity: int) -> Callable[[Slots], Slots]:
+        resize = functools.partial(decode.resize, self.config, self.model_config, size, capacity)
+        return self.per_replica(resize, 1)
 
     def run(
         self,
@@ -73,12 +79,9 @@ class Programs:
         steps = sharding.put(np.int32(max_steps), sharding.replicated(self.mesh))
         return self._runs[may_shrink](params, prefixes, slots, work, steps)
 
-    def resize(self, slots: Slots, size: int) -> Slots:
-        """See `decode.resize`; slots are donated."""
-        if size not in self._resizes:
-            resize = functools.partial(decode.resize, self.config, self.model_config, size)
-            self._resizes[size] = self.per_replica(resize, 1)
-        return self._resizes[size](slots)
+    def resize(self, slots: Slots, size: int, capacity: int) -> Slots:
+        """See `decode.resize`."""
+        return self._resize(size, capacity)(slots)
 
     def per_replica(
         self,

@@ -65,8 +65,8 @@ class Session:
         self._rows = sharding.rows(programs.mesh)
         self._prefixes = programs.empty_prefixes()
         self._work = programs.empty_work()
-        self._size = self.config.slots
-        self._slots = programs.empty_slots(self._size)
+        self._size, self._capacity = self.config.slots, self.config.capacities[0]
+        self._slots = programs.empty_slots(self._size, self._capacity)
         self._pending: tuple[Report, int] | None = None
         replicas = programs.num_replicas
         self._whole = np.zeros((replicas, self.config.requests), bool)
@@ -141,7 +141,8 @@ class Session:
         new = sharding.put(new, self._rows)
         self._work = self._programs.enqueue(self._params, self._prefixes, self._work, new)
         if self._load.max() > self._size:
-            self._resize(min(self.config.slots, bucket(int(self._load.max()), _FEWEST_SLOTS)))
+            most = bucket(int(self._load.max()), _FEWEST_SLOTS)
+            self._resize(min(self.config.slots, most), self._capacity)
 
     def start(self, max_steps: int) -> None:
         """Dispatches up to max_steps decode steps; returns at once."""
@@ -154,7 +155,7 @@ class Session:
         self._pending = (report, self._size)
 
     def finish(self) -> Progress:
-        """Waits for the dispatch.  Goes on with fewer slots if that many are enough."""
+        """Waits for the dispatch.  Goes on with fewer slots or longer caches if that is due."""
         report, size = self._pending
         report = jax.device_get(report)
         whole = report.length > 0
@@ -164,8 +165,11 @@ class Session:
         self._waiting = bool(report.waiting.any())
         most = int(self._load.max())
         fitting = bucket(most, _FEWEST_SLOTS)
-        if most and not self._waiting and fitting < self._size:
-            self._resize(fitting)
+        if most:
+            longest = int(report.longest.max())
+            capacity = next(n for n in self.config.capacities if n >= longest)
+            shrinks = not self._waiting and fitting < self._size
+            self._resize(fitting if shrinks else self._size, max(capacity, self._capacity))
         return Progress(
             steps=int(report.steps.max()),
             busy=int(report.busy.sum()),
@@ -174,10 +178,10 @@ class Session:
             finished=[(int(e), int(r)) for e, r in new],
         )
 
-    def _resize(self, size: int) -> None:
-        if size != self._size:
-            self._slots = self._programs.resize(self._slots, size)
-            self._size = size
+    def _resize(self, size: int, capacity: int) -> None:
+        if (size, capacity) != (self._size, self._capacity):
+            self._slots = self._programs.resize(self._slots, size, capacity)
+            self._size, self._capacity = size, capacity
 
     def drain(self, rows: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Any]:
         """(replica, row) of whole completions -> (tokens int32[n], logprob float32[n]) of each."""

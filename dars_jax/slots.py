@@ -1,7 +1,8 @@
 """The state of a running engine: everything a decode loop carries, as pytrees on the devices.
 
 Letters: E engine replicas (one per data/fsdp index of the mesh), S slots, G prefixes, W requests,
-P prompt tokens, C completion tokens, D model width, K key/value heads, d head size.
+P prompt tokens, C completion tokens, T cache positions (one of `capacities`), D model width,
+K key/value heads, d head size.
 Every array starts with E and is split along it; the `empty_` functions make one replica's share,
 without that axis.
 """
@@ -37,6 +38,16 @@ class DecodeConfig:
         """Positions of a slot's cache.  The last sampled token is never fed, hence no +1."""
         return self.prompt_tokens + self.response_tokens
 
+    @property
+    def capacities(self) -> tuple[int, ...]:
+        """Lengths a slot's cache may have: it grows with the longest completion, in few steps.
+
+        Attention reads the whole array, so what nobody has reached yet is better not there.
+        """
+        step = max(-(-self.response_tokens // 128) * 32, 32)  # a quarter
+        lengths = range(self.prompt_tokens + step, self.cache_tokens, step)
+        return (*lengths, self.cache_tokens)
+
 
 @_pytree
 class Sampling:
@@ -60,7 +71,7 @@ class Prefixes:
 class Slots:
     """Requests being decoded.  `token` is sampled and recorded, but not yet fed."""
 
-    caches: tuple[LayerCache, ...]  # per layer, [E,S,K,d,P+C] and [E,S,K,P+C,d]
+    caches: tuple[LayerCache, ...]  # per layer, [E,S,K,d,T] and [E,S,K,T,d]
     token: jax.Array  # int32[E,S]
     logprob: jax.Array  # float32[E,S], of `token`
     position: jax.Array  # int32[E,S], where `token` goes; P+C when idle
@@ -106,6 +117,7 @@ class Report:
     steps: jax.Array  # int32[E], decode steps run
     busy: jax.Array  # int32[E], slots in use, summed over the steps
     active: jax.Array  # int32[E], slots in use now
+    longest: jax.Array  # int32[E], cache positions the active slots need next
     waiting: jax.Array  # int32[E]
     length: jax.Array  # int32[E,W], as in Work
 
@@ -132,11 +144,13 @@ def _no_keys(rows: int) -> jax.Array:
     return jax.vmap(jax.random.key)(jnp.zeros(rows, jnp.uint32))
 
 
-def empty_slots(config: DecodeConfig, model_config: model.ModelConfig, slots: int) -> Slots:
-    """Idle slots of one replica."""
+def empty_slots(
+    config: DecodeConfig, model_config: model.ModelConfig, slots: int, capacity: int
+) -> Slots:
+    """Idle slots of one replica, with caches of `capacity` positions."""
     ints = jnp.zeros(slots, jnp.int32)
     return Slots(
-        caches=empty_caches(config, model_config, slots, config.cache_tokens),
+        caches=empty_caches(config, model_config, slots, capacity),
         token=ints,
         logprob=jnp.zeros(slots),
         position=jnp.full(slots, config.cache_tokens),
