@@ -4,11 +4,14 @@
     python -m dars_jax.bench update --model DIR --skewed
     python -m dars_jax.bench allocate
     python -m dars_jax.bench step --model tiny
+    python -m dars_jax.bench simulate
 
 --model is a Hugging Face directory, or "tiny" (4 layers, d 256) or "small" (8 layers, d 512) with
 random weights.  The work is 32 prompts x 8 rollouts, 32 prompt tokens, 128 new ones; with --skewed
 lengths are geometric with mean 40, at most 128.  `matmul_share` relates the speed to what this
 machine would do if nothing but the model's matrix products ran, measured in the same run.
+`simulate` runs the real scheduler over an engine that only counts: decode steps of a DARS-HW step
+over the ideal, tokens / slots.  --devices splits the CPU, one engine replica each.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -26,7 +30,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dars_jax import allocator, batch, loss, model, objective, sharding, update, weights
+from dars_jax import (
+    allocator,
+    batch,
+    loss,
+    model,
+    objective,
+    sharding,
+    simulate,
+    update,
+    weights,
+)  # fmt: skip
 from dars_jax.programs import Programs
 from dars_jax.session import Request, SamplingConfig, Session
 from dars_jax.slots import DecodeConfig
@@ -171,7 +185,7 @@ def make_programs(policy: Policy, work: Work, slots: int) -> Programs:
     replicas = sharding.num_replicas(policy.mesh)
     prompts = -(-work.prompts // replicas)
     config = DecodeConfig(
-        slots=slots,
+        slots=-(-slots // replicas),
         prefixes=prompts,
         requests=prompts * work.samples,
         prompt_tokens=work.prompt_tokens,
@@ -324,26 +338,50 @@ def bench_allocate(args: argparse.Namespace) -> None:
     print(json.dumps(line), flush=True)
 
 
+def bench_simulate(_: argparse.Namespace) -> None:
+    """Decode steps over the ideal, streaming and with a barrier, for small and large steps."""
+    for prompts, slots, replicas in ((128, 512, 1), (3072, 2048, 1), (3072, 256, 8)):
+        for barrier in (False, True):
+            config = simulate.dars_hw(max_tokens=3072, steps_per_dispatch=128, barrier=barrier)
+            outcome = simulate.simulate(
+                num_prompts=prompts, slots=slots, replicas=replicas, config=config,
+                prefixes=prompts // replicas,
+            )  # fmt: skip
+            line = {"what": "simulate", "prompts": prompts, "slots": slots, "replicas": replicas,
+                    "barrier": barrier, **dataclasses.asdict(outcome)}  # fmt: skip
+            print(json.dumps(line), flush=True)
+
+
+_COMMANDS = {
+    "rollout": bench_rollout, "update": bench_update, "step": bench_step,
+    "allocate": bench_allocate, "simulate": bench_simulate,
+}  # fmt: skip
+
+
 def main() -> None:
     """Parses the command line and runs one benchmark."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["rollout", "update", "step", "allocate"])
+    parser.add_argument("what", choices=[*_COMMANDS])
     parser.add_argument("--model", default="tiny", help="directory, tiny or small")
     parser.add_argument("--skewed", action="store_true", help="geometric lengths, mean 40")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds")
-    parser.add_argument("--slots", type=int, default=256, help="decode slots per replica")
+    parser.add_argument("--slots", type=int, default=256, help="decode slots, all replicas")
     parser.add_argument("--steps_per_dispatch", type=int, default=128)
     parser.add_argument("--row_tokens", type=int, default=288, help="length of a packed row")
     parser.add_argument("--rows", type=int, default=8, help="rows of a micro-batch")
+    parser.add_argument("--devices", type=int, default=1, help="simulated devices of the CPU")
     args = parser.parse_args()
-    if args.what == "allocate":
-        bench_allocate(args)
+    if args.devices > 1:  # read when jax starts its backend, which it has not yet
+        flag = f"--xla_force_host_platform_device_count={args.devices}"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
+    run = _COMMANDS[args.what]
+    if args.what in ("allocate", "simulate"):
+        run(args)
         return
     if args.model not in MODELS and not Path(args.model).is_dir():
         parser.error(f"--model {args.model}: neither a directory nor one of {', '.join(MODELS)}")
-    run = {"rollout": bench_rollout, "update": bench_update, "step": bench_step}[args.what]
     run(load_policy(args.model), Work(skewed=args.skewed), args)
 
 

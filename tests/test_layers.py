@@ -16,7 +16,7 @@ LAYERS = [
      "text", "countdown", "countdown_tfds", "word_problems", "sources", "data", "rewards",
      "progress", "benchmarks"],
     ["slots", "sampler", "decode", "programs", "session", "engine"],
-    ["rollout", "batch", "loss", "update"],
+    ["rollout", "simulate", "batch", "loss", "update"],
     ["plan", "presets", "warmup", "build", "metrics", "checkpoint",
      "figures", "evaluation_report", "evaluate", "trainer"],
     ["cli", "generations", "run", "bench", "serve"],

@@ -18,7 +18,7 @@ from dars_jax.engine import PolicyEngine
 from dars_jax.programs import Programs
 from dars_jax.rewards import FunctionGrader
 from dars_jax.rollout import RolloutConfig, Scheduler
-from dars_jax.session import SamplingConfig, Session
+from dars_jax.session import Request, SamplingConfig, Session
 from dars_jax.slots import DecodeConfig
 from dars_jax.types import Prompts
 
@@ -263,6 +263,35 @@ def test_one_rollout_of_one_prompt(engines, baseline):
     got, _ = collect(engines, make_prompts(1), config)
     assert got.keys() == {(3, 0)}
     assert got[3, 0][1] == baseline[3, 0][1]
+
+
+def test_caches_grow_with_the_longest_answer_and_change_none(tiny, engines):
+    small = dataclasses.replace(engines.roomy.config, slots=8, requests=20, response_tokens=70,
+                                eos_ids=(0, 1))  # fmt: skip
+    assert small.capacities == (42, 74, 80)
+    grown = Programs(small, tiny.config, engines.roomy.mesh)
+    sampling = SamplingConfig(temperature=1.0, max_tokens=70)
+    requests = [Request(0, i, i % 3, (0, 1, 0, i % 3, i), 7 * (i % 10) + 7) for i in range(20)]
+
+    def run(session):
+        session.prefill([(0, i, np.arange(8, 12 + i, dtype=np.int32)) for i in range(3)])
+        session.enqueue(requests, sampling)
+        done, lengths = [], set()
+        while len(done) < 20:
+            session.start(16)
+            done += session.finish().finished
+            lengths.add(session._slots.caches[0].key.shape[-1])
+        return session.drain(done), lengths
+
+    got, lengths = run(Session(grown, engines.params, 3))
+    assert lengths == {42, 74, 80}
+    whole = Session(grown, engines.params, 3)
+    whole._resize(8, 80)
+    want, lengths = run(whole)
+    assert lengths == {80}
+    for key, (ids, logprob) in want.items():
+        np.testing.assert_array_equal(got[key][0], ids)
+        np.testing.assert_allclose(got[key][1], logprob, atol=1e-5)
 
 
 def test_slow_grades_in_any_order_change_nothing(engines, baseline):
