@@ -267,14 +267,14 @@ def test_one_rollout_of_one_prompt(engines, baseline):
 
 def test_caches_grow_with_the_longest_answer_and_change_none(tiny, engines):
     small = dataclasses.replace(engines.roomy.config, slots=8, requests=20, response_tokens=70,
-                                eos_ids=(0, 1))  # fmt: skip
+                                eos_ids=(-1,))  # fmt: skip
     assert small.capacities == (42, 74, 80)
     grown = Programs(small, tiny.config, engines.roomy.mesh)
     sampling = SamplingConfig(temperature=1.0, max_tokens=70)
     requests = [Request(0, i, i % 3, (0, 1, 0, i % 3, i), 7 * (i % 10) + 7) for i in range(20)]
 
     def run(session):
-        session.prefill([(0, i, np.arange(8, 12 + i, dtype=np.int32)) for i in range(3)])
+        session.prefill([(0, i, np.arange(8, 16 + i, dtype=np.int32)) for i in range(3)])
         session.enqueue(requests, sampling)
         done, lengths = [], set()
         while len(done) < 20:
