@@ -51,7 +51,7 @@ def make_parts(plan: Plan, log: Log) -> Parts:
     """Builds everything but the weights; reads and tokenizes the data."""
     c = plan.config
     mesh = sharding.make_mesh(*plan.mesh_shape)
-    policy = Path(c.policy.path) if c.policy.path else _embedded_policy(plan, log)
+    policy = policy_directory(plan, log)
     tokenizer = text.load_tokenizer(policy)
     train = load_examples(plan, c.data.train, "data.train", tokenizer, log)
     test = load_examples(plan, c.data.test, "data.test", tokenizer, log)
@@ -82,7 +82,10 @@ def make_parts(plan: Plan, log: Log) -> Parts:
     )
 
 
-def _embedded_policy(plan: Plan, log: Log) -> Path:
+def policy_directory(plan: Plan, log: Log) -> Path:
+    """The directory of the initial policy; the embedded one is trained first if need be."""
+    if plan.config.policy.path:
+        return Path(plan.config.policy.path)
     if plan.config.policy.architecture != "countdown":
         raise ValueError(
             "policy.path is empty: give the Hugging Face directory of the policy, "

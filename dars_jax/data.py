@@ -123,6 +123,17 @@ def load_examples(
     return Examples(tuple(rows), too_long, duplicates, bad, empty_answers)
 
 
+def encode_prompt(
+    tokenizer: Tokenizer, text: str, *, chat: bool, system_prompt: str = ""
+) -> np.ndarray:
+    """A prompt typed by hand as int32[length], as if a row of the training data had it.
+
+    Raises:
+      ValueError: it is empty, or the chat template refuses it.
+    """
+    return _encode(tokenizer, _messages({"prompt": text}, "prompt", system_prompt), chat)
+
+
 def batch_indices(
     num_examples: int, batch_size: int, seed: int, step: int
 ) -> tuple[int, np.ndarray]:

@@ -8,6 +8,7 @@ Either way a request's completion depends on its stream (seed, step, stage, prom
 import dataclasses
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -35,14 +36,22 @@ class JetStreamTokenizer(tokenizer_api.Tokenizer):
         self._buckets.append(max_prefill_length)
 
     def encode(self, s: str, **kwargs: Any) -> tuple[jax.Array | np.ndarray, int]:
-        """Text -> (ids padded to a prefill bucket, true length); ValueError if it is too long."""
-        ids = np.asarray(self._tokenizer.encode_prompt(s), np.int32)
+        """Text -> (ids padded to a prefill bucket, true length); ValueError if it is too long.
+
+        `is_bos=False` leaves out the BOS of a policy that has one: the text continues another.
+        """
+        start = kwargs.get("is_bos", True)
+        ids = self._tokenizer.encode_prompt(s) if start else self._tokenizer.encode(s)
+        return self.pad(ids, kwargs.get("jax_padding", True))
+
+    def pad(self, ids: Sequence[int], jax_padding: bool) -> tuple[jax.Array | np.ndarray, int]:
+        """Ids as they are -> (int32[bucket], true length); ValueError if they are too many."""
         if len(ids) > self._buckets[-1]:
             raise ValueError(f"prompt of {len(ids)} tokens; at most {self._buckets[-1]} fit")
         width = token_utils.take_nearest_length(self._buckets, len(ids))
         padded = np.full(width, self.pad_id, np.int32)
         padded[: len(ids)] = ids
-        return (jnp.asarray(padded) if kwargs.get("jax_padding", True) else padded), len(ids)
+        return (jnp.asarray(padded) if jax_padding else padded), len(ids)
 
     def decode(self, token_ids: list[int], **kwargs: Any) -> str:
         """Ids -> text without special tokens."""
@@ -66,8 +75,8 @@ class JetStreamTokenizer(tokenizer_api.Tokenizer):
 
     @property
     def stop_tokens(self) -> set[int]:
-        """All ids that end an answer, and the padding."""
-        return {*self._tokenizer.eos_ids, self.pad_id}
+        """All ids that end an answer.  Padding is none: idle slots are marked as not valid."""
+        return set(self._tokenizer.eos_ids)
 
 
 @struct.dataclass
@@ -116,7 +125,7 @@ class PolicyEngine(engine_api.Engine):
         self._count = itertools.count()
         config, model_config = programs.config, programs.model_config
         self._prefill_one = jax.jit(functools.partial(_prefill_one, config, model_config))
-        self._insert = jax.jit(_insert, donate_argnums=(1,))
+        self._insert = programs.per_replica(_insert, 2, num_shared=1, donate=(0,))
         self._generate = programs.per_replica(
             functools.partial(_generate, config, model_config, steps_per_dispatch), 1,
             has_params=True, donate=(1,),
@@ -174,9 +183,10 @@ class PolicyEngine(engine_api.Engine):
 
     def insert(self, prefix: Prefix, decode_state: Slots, slot: int) -> Slots:
         """Puts a prefilled request into a slot; the state is donated."""
-        slots = decode_state.token.shape[1]
-        where = jnp.asarray([slot // slots, slot % slots], jnp.int32)
-        return self._insert(prefix, decode_state, where)
+        replicas, size = decode_state.token.shape
+        where = np.full(replicas, size, np.int32)  # the others write it beyond their slots
+        where[slot // size] = slot % size
+        return self._insert(decode_state, jnp.asarray(where), prefix)
 
     def generate(self, params: model.Params, decode_state: Slots) -> tuple[Slots, PolicyTokens]:
         """K tokens of every slot; valid is 1 up to and including a request's last token."""
@@ -224,6 +234,21 @@ class PolicyEngine(engine_api.Engine):
         return self._programs.config.prompt_tokens
 
     @property
+    def max_answer_length(self) -> int:
+        """Longest completion, in tokens, its EOS included."""
+        return self._programs.config.response_tokens
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids lie in 0 … vocab_size - 1."""
+        return self._programs.model_config.vocab_size
+
+    @property
+    def steps_per_dispatch(self) -> int:
+        """K, tokens of every slot that one `generate` makes."""
+        return self._steps
+
+    @property
     def mesh(self) -> jax.sharding.Mesh:
         """Mesh the engine runs on."""
         return self._programs.mesh
@@ -252,16 +277,16 @@ def _prefill_one(
     return Prefix(caches, length, token, logprob, key, limit, sampling)
 
 
-def _insert(prefix: Prefix, slots: Slots, where: jax.Array) -> Slots:
-    e, s = where[0], where[1]
+def _insert(slots: Slots, slot: jax.Array, prefix: Prefix) -> Slots:
+    """One replica's share of `PolicyEngine.insert`; slot S is none of its own."""
+    put = lambda old, value: old.at[slot].set(value, mode="drop")  # noqa: E731
     caches = tuple(
         LayerCache(
-            jax.lax.dynamic_update_slice(old.key, new.key[None], (e, s, 0, 0, 0)),
-            jax.lax.dynamic_update_slice(old.value, new.value[None], (e, s, 0, 0, 0)),
+            old.key.at[slot, :, :, : new.key.shape[-1]].set(new.key[0], mode="drop"),
+            old.value.at[slot, :, : new.value.shape[-2]].set(new.value[0], mode="drop"),
         )
         for old, new in zip(slots.caches, prefix.caches, strict=True)
     )
-    put = lambda old, value: old.at[e, s].set(value)  # noqa: E731
     return dataclasses.replace(
         slots,
         caches=caches,

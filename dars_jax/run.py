@@ -36,13 +36,14 @@ from dars_jax.progress import Progress
 from dars_jax.types import TrainState
 
 
-def _settle() -> None:
+def settle() -> None:
+    """Quiet logs, and programs that are compiled once for all processes."""
     logging.getLogger("absl").setLevel(logging.WARNING)  # orbax and clu report every file
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
 
 
 def _prepare(config: ConfigDict) -> tuple[build.Parts, metrics.Console]:
-    _settle()
+    settle()
     console = metrics.Console(config.train.num_steps)
     with cli.one_line_errors():
         plan = build.make_plan(config)
@@ -102,10 +103,10 @@ def evaluate(config: ConfigDict, workdir: Path, files: list[Path], output: Path 
     c = parts.plan.config
     with cli.one_line_errors():
         asked = _benchmarks(parts, files, console.log)
-        step = _newest(workdir)
+        step = newest(workdir)
         output = output or workdir / "eval" / f"step_{step or 0:06d}_n{c.eval.num_samples}"
         _claim(output, _settings(config, step), asked)
-        params = build.initial_params(parts) if step is None else _restore(
+        params = build.initial_params(parts) if step is None else restore(
             parts.plan, workdir, config, step, parts.optimizer, parts.shardings
         ).params  # fmt: skip
     answers = []
@@ -150,7 +151,7 @@ def export(
       dtype: "float32" or "bfloat16"; None is bfloat16, but float32 for the embedded policy, which
         is small and computes in it.
     """
-    _settle()
+    settle()
     path = config.policy.path
     dtype = dtype or ("bfloat16" if path else "float32")
     with cli.one_line_errors():
@@ -170,7 +171,7 @@ def export(
         mesh = sharding.make_mesh(*plan.mesh_shape)
         optimizer = update.make_optimizer(plan.optimizer)
         shardings = update.state_shardings(plan.model, optimizer, mesh)
-        state = _restore(plan, workdir, config, step, optimizer, shardings)
+        state = restore(plan, workdir, config, step, optimizer, shardings)
         source = path or warmup.base_policy(cache_dir(), plan.model, print, warmup.WarmupConfig())
         weights.save_params(out, state.params, plan.model, source=source, dtype=jnp.dtype(dtype))
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
@@ -249,11 +250,12 @@ def _steps(workdir: Path) -> list[int]:
     return sorted(int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit())
 
 
-def _newest(workdir: Path) -> int | None:
+def newest(workdir: Path) -> int | None:
+    """Step of the newest checkpoint."""
     return max(_steps(workdir), default=None)
 
 
-def _restore(
+def restore(
     plan: Plan,
     workdir: Path,
     config: ConfigDict,

@@ -15,16 +15,17 @@ LAYERS = [
     ["model", "attention", "sharding", "hf_config", "hf_layout", "weights", "gguf",
      "text", "countdown", "countdown_tfds", "word_problems", "sources", "data", "rewards",
      "progress", "benchmarks"],
-    ["slots", "sampler", "decode", "programs", "session", "engine"],
+    ["slots", "sampler", "decode", "programs", "session", "engine", "serving"],
     ["rollout", "simulate", "batch", "loss", "update"],
     ["plan", "presets", "warmup", "build", "metrics", "checkpoint",
      "figures", "evaluation_report", "evaluate", "trainer"],
-    ["cli", "generations", "run", "bench", "serve"],
+    ["cli", "generations", "run", "serve", "bench", "soak"],
 ]  # fmt: skip
 
 # Libraries that only these modules import at all, whether at the top or inside a function.
 HOMES = {
-    "jetstream": {"engine"},
+    "jetstream": {"engine", "serving"},
+    "grpc": {"serving"},
     # linen is the model's; sharding resolves its logical axes; engine's states are flax.struct's,
     # since JetStream's ResultTokens is one
     "flax": {"model", "sharding", "engine"},

@@ -1,0 +1,51 @@
+"""Serves a trained policy through JetStream's Driver and gRPC service.
+
+    python launch/serve.py --config configs/dars_b.py --workdir runs/dars_b
+
+Serves the newest checkpoint in the working directory.  Sampling is that of the rollouts but for
+--temperature.  The n-th request that arrives gets the same answer from every server with the same
+policy and --seed, whatever slot it gets and whoever else is served.  SIGINT or SIGTERM lets answers
+in work end within 10 seconds and exits with 130 or 143.
+"""
+
+import socket
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that is not installed
+
+from absl import flags
+
+from dars_jax import cli
+
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen on; anybody may ask there")
+_PORT = flags.DEFINE_integer("port", 9000, "0 takes a free one", lower_bound=0, upper_bound=65535)
+_INITIAL = flags.DEFINE_bool("initial", False, "serve the policy that training starts from")
+_TEMPERATURE = flags.DEFINE_float(
+    "temperature", None, "0 is greedy (default: rollout.temperature)", lower_bound=0.0
+)
+_SEED = flags.DEFINE_integer("seed", 0, "of the sampling", lower_bound=0, upper_bound=2**31 - 1)
+_STEPS = flags.DEFINE_integer(
+    "steps_per_dispatch", 4, "K, tokens that one message of the stream carries", lower_bound=1
+)
+
+
+def main() -> int:
+    """Until it is stopped."""
+    try:
+        family = socket.AF_INET6 if ":" in _HOST.value else socket.AF_INET
+        socket.create_server((_HOST.value, _PORT.value), family=family).close()
+    except OSError as error:
+        cli.fail(f"cannot listen on --host {_HOST.value} --port {_PORT.value}: {error.strerror}")
+    config, workdir = cli.config_and_workdir()
+    with cli.quiet_native_code():
+        from dars_jax import serve  # heavy: only now that the command line is known to be right
+
+    return serve.serve(
+        config, workdir, host=_HOST.value, port=_PORT.value, initial=_INITIAL.value,
+        temperature=_TEMPERATURE.value, seed=_SEED.value, steps=_STEPS.value,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    cli.start(main, __doc__)
