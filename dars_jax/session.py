@@ -71,6 +71,7 @@ class Session:
         replicas = programs.num_replicas
         self._whole = np.zeros((replicas, self.config.requests), bool)
         self._load = np.zeros(replicas, np.int64)  # requests handed in and not yet whole
+        self._total = np.zeros(replicas, np.int64)  # requests handed in so far; a queue never wraps
         self._waiting = False  # whether any replica may have requests in its queue
 
     @property
@@ -84,7 +85,16 @@ class Session:
         return self._programs.num_replicas
 
     def prefill(self, prompts: Sequence[tuple[int, int, np.ndarray]]) -> None:
-        """(replica, prefix row, tokens int32[length]) each; one program per length bucket."""
+        """(replica, prefix row, tokens int32[length]) each; one program per length bucket.
+
+        Raises:
+          ValueError: a prompt is empty or too long.
+        """
+        for _, _, tokens in prompts:
+            if not 1 <= len(tokens) <= self.config.prompt_tokens:
+                raise ValueError(
+                    f"prompt of {len(tokens)} tokens: 1 to {self.config.prompt_tokens} are possible"
+                )
         by_bucket: dict[int, list[list[tuple[int, np.ndarray]]]] = {}
         for replica, row, tokens in prompts:
             width = min(bucket(len(tokens), _SHORTEST_PROMPT), self.config.prompt_tokens)
@@ -106,9 +116,24 @@ class Session:
         self._prefixes = self._programs.prefill(self._params, self._prefixes, *arrays)
 
     def enqueue(self, requests: Sequence[Request], sampling: SamplingConfig) -> None:
-        """Adds requests, in this order, to the queues of their replicas."""
+        """Adds requests, in this order, to the queues of their replicas.
+
+        Raises:
+          ValueError: a replica gets more requests than DecodeConfig.requests in all, or a row
+            beyond them.
+        """
         if not requests:
             return
+        capacity = self.config.requests
+        total = self._total + np.bincount(
+            [r.replica for r in requests], minlength=self.num_replicas
+        )
+        if total.max() > capacity or max(r.row for r in requests) >= capacity:
+            raise ValueError(
+                f"request {total.max()} of a replica, row {max(r.row for r in requests)}: "
+                f"its work list has room for {capacity}"
+            )
+        self._total = total
         self._waiting = True
         lists: list[list[Request]] = [[] for _ in range(self.num_replicas)]
         for request in requests:

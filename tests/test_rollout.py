@@ -294,6 +294,39 @@ def test_caches_grow_with_the_longest_answer_and_change_none(tiny, engines):
         np.testing.assert_allclose(got[key][1], logprob, atol=1e-5)
 
 
+def test_no_prompts_are_no_work(engines):
+    got, stats = collect(engines, make_prompts(0))
+    assert got == {} and stats.decode_steps == 0
+
+
+def test_a_work_list_filled_to_the_last_row(engines, baseline):
+    config = dataclasses.replace(CONFIG, n_pre=12, schedule="none")
+    assert engines.roomy.config.requests == COUNT * 12
+    got, _ = collect(engines, make_prompts(), config)
+    assert len(got) == COUNT * 12
+    first = {key: x for key, x in baseline.items() if x[0] == 0}
+    assert_same_answers({key: got[key] for key in first}, first)
+
+
+@pytest.mark.parametrize(("rows", "message"), [
+    ([*range(COUNT * 12), 0], "room for 132"),  # the queue does not wrap
+    ([COUNT * 12], "row 132"),
+])  # fmt: skip
+def test_a_request_that_has_no_room_is_refused(engines, rows, message):
+    session = Session(engines.roomy, engines.params, 4)
+    session.prefill([(0, 0, make_prompts(1).tokens[0])])
+    with pytest.raises(ValueError, match=message):
+        session.enqueue([Request(0, row, 0, (0, 0, 0, 0, row), 1) for row in rows],
+                        CONFIG.sampling)  # fmt: skip
+
+
+@pytest.mark.parametrize("length", [0, 11])
+def test_a_prompt_that_does_not_fit_is_refused(engines, length):
+    session = Session(engines.roomy, engines.params, 4)
+    with pytest.raises(ValueError, match=f"{length} tokens: 1 to 10"):
+        session.prefill([(0, 0, np.full(length, 9, np.int32))])
+
+
 def test_slow_grades_in_any_order_change_nothing(engines, baseline):
     class Slow(FunctionGrader):
         """Hands out at most two grades a time, the newest first."""
