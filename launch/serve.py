@@ -26,7 +26,7 @@ _TEMPERATURE = flags.DEFINE_float(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "of the sampling", lower_bound=0, upper_bound=2**31 - 1)
 _STEPS = flags.DEFINE_integer(
-    "steps_per_dispatch", 4, "K, tokens that one message of the stream carries", lower_bound=1
+    "steps_per_dispatch", 1, "K, tokens that one message of the stream carries", lower_bound=1
 )
 
 

@@ -344,7 +344,7 @@ def answer_of(config, params, problem):
 def test_the_command_serves_the_newest_checkpoint_until_it_is_stopped(trained):
     config, workdir, params = trained
     command = [sys.executable, "launch/serve.py", "--config", "configs/grpo.py", "--port", "0"]
-    command += ["--workdir", str(workdir), "--temperature", "0",
+    command += ["--workdir", str(workdir), "--temperature", "0", "--steps_per_dispatch", "4",
                 f"--config.policy.path={config.policy.path}"]  # fmt: skip
     process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
                                text=True, env=dict(os.environ, PYTHONPATH=str(REPO)))  # fmt: skip
