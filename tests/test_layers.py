@@ -14,7 +14,7 @@ LAYERS = [
     ["types", "config"],
     ["model", "attention", "sharding", "hf_config", "hf_layout", "weights", "gguf",
      "text", "countdown", "countdown_tfds", "word_problems", "sources", "data", "rewards",
-     "progress", "benchmarks"],
+     "progress", "benchmarks", "hlo", "hlo_traffic", "flops"],
     ["slots", "sampler", "decode", "programs", "session", "engine", "serving"],
     ["rollout", "simulate", "batch", "loss", "update"],
     ["plan", "presets", "warmup", "build", "metrics", "checkpoint",
