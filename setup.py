@@ -21,7 +21,7 @@ TRAIN = [
     "pyarrow>=16",  # parquet
     "matplotlib>=3.8",  # Pass@k curves
 ]
-TEST = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.14", "gguf>=0.17"]
+TEST = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.14", "gguf>=0.17", "jax[tpu]>=0.10"]
 
 setup(
     name="dars_jax",

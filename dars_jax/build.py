@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from dars_jax import data, plan, sharding, text, update, warmup, weights
 from dars_jax.config import ConfigDict, cache_dir
 from dars_jax.engine import PolicyEngine
-from dars_jax.plan import Plan
+from dars_jax.plan import Plan, decode_config
 from dars_jax.programs import Programs
 from dars_jax.rewards import Grader, load_grader
-from dars_jax.slots import DecodeConfig
 from dars_jax.types import Prompts, TrainState
 
 Log = Callable[[str], None]
@@ -55,17 +53,7 @@ def make_parts(plan: Plan, log: Log) -> Parts:
     tokenizer = text.load_tokenizer(policy)
     train = load_examples(plan, c.data.train, "data.train", tokenizer, log)
     test = load_examples(plan, c.data.test, "data.test", tokenizer, log)
-    decode_config = DecodeConfig(
-        slots=c.rollout.slots,
-        prefixes=c.rollout.prefixes,
-        requests=plan.requests,
-        prompt_tokens=c.data.max_prompt_tokens,
-        response_tokens=c.rollout.max_tokens,
-        eos_ids=tuple(tokenizer.eos_ids),
-        filters=c.rollout.top_k > 0 or min(c.rollout.top_p, c.eval.top_p) < 1,
-        dtype=jnp.dtype(c.policy.dtype),
-    )
-    programs = Programs(decode_config, plan.model, mesh)
+    programs = Programs(decode_config(plan, tuple(tokenizer.eos_ids)), plan.model, mesh)
     engine = PolicyEngine(programs, tokenizer, plan.rollout.sampling, seed=c.seed)
     optimizer = update.make_optimizer(plan.optimizer)
     return Parts(

@@ -12,6 +12,7 @@ from dars_jax.loss import LossConfig
 from dars_jax.model import ARCHITECTURES, REMAT_POLICIES, ModelConfig
 from dars_jax.rollout import RolloutConfig
 from dars_jax.session import SamplingConfig
+from dars_jax.slots import DecodeConfig
 from dars_jax.update import OptimizerConfig, UpdateConfig
 
 
@@ -207,6 +208,21 @@ def validate(config: ConfigDict, num_devices: int, model: ModelConfig | None = N
             c.learner.micro_batch_rows, c.learner.max_micro_batches or most, row_tokens
         ),
     )  # fmt: skip
+
+
+def decode_config(plan: Plan, eos_ids: tuple[int, ...]) -> DecodeConfig:
+    """Static sizes of an engine replica."""
+    c = plan.config
+    return DecodeConfig(
+        slots=c.rollout.slots,
+        prefixes=c.rollout.prefixes,
+        requests=plan.requests,
+        prompt_tokens=c.data.max_prompt_tokens,
+        response_tokens=c.rollout.max_tokens,
+        eos_ids=eos_ids,
+        filters=c.rollout.top_k > 0 or min(c.rollout.top_p, c.eval.top_p) < 1,
+        dtype=jnp.dtype(c.policy.dtype),
+    )
 
 
 def _loss_chunk(row_tokens: int, rows_per_device: int, vocab_per_device: int) -> int:

@@ -42,7 +42,7 @@ class Programs:
             functools.partial(decode.enqueue, config), 3, has_params=True, donate=(2,)
         )
         self.drain = self.per_replica(decode.drain, 2)
-        self._runs: dict[bool, Callable[..., Any]] = {
+        self.runs: dict[bool, Callable[..., Any]] = {  # by whether it may return to shrink
             shrink: self.per_replica(
                 functools.partial(decode.run, config, model_config, shrink), 3,
                 has_params=True, num_shared=1, donate=(2, 3),
@@ -77,7 +77,7 @@ class Programs:
     ) -> tuple[Slots, Work, Report]:
         """See `decode.run`; slots and work are donated."""
         steps = sharding.put(np.int32(max_steps), sharding.replicated(self.mesh))
-        return self._runs[may_shrink](params, prefixes, slots, work, steps)
+        return self.runs[may_shrink](params, prefixes, slots, work, steps)
 
     def resize(self, slots: Slots, size: int, capacity: int) -> Slots:
         """See `decode.resize`."""

@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dars_jax import model
@@ -36,11 +37,15 @@ _DECODE_RULES = (("embed", None), *_TRAIN_RULES[1:])
 def make_mesh(
     data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """Mesh of shape [data, fsdp, tensor]; its product must equal the number of devices."""
+    """Mesh of shape [data, fsdp, tensor]; its product must equal the number of devices.
+
+    Mesh axes are laid along torus axes where there are any; several may share one.
+    """
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh(
-        (data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+    grid = mesh_utils.create_device_mesh(
+        (data, fsdp, tensor), devices, allow_split_physical_axes=True
     )
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def num_replicas(mesh: Mesh) -> int:

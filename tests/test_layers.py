@@ -18,8 +18,8 @@ LAYERS = [
     ["slots", "sampler", "decode", "programs", "session", "engine", "serving"],
     ["rollout", "simulate", "batch", "loss", "update"],
     ["plan", "presets", "warmup", "build", "metrics", "checkpoint",
-     "figures", "evaluation_report", "evaluate", "trainer"],
-    ["cli", "generations", "run", "serve", "bench", "soak"],
+     "figures", "evaluation_report", "evaluate", "trainer", "topology", "aot", "aot_report"],
+    ["cli", "generations", "run", "serve", "bench", "soak", "compile_step"],
 ]  # fmt: skip
 
 # Libraries that only these modules import at all, whether at the top or inside a function.

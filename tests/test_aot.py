@@ -1,0 +1,306 @@
+"""What libtpu's compiler says of programs for slices that are not there, and how it is read."""
+
+import importlib.util
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dars_jax import aot, flops, hlo, hlo_traffic, model, plan, presets, sharding, topology, update
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu, the TPU compiler, is not installed: pip install libtpu",
+)
+
+# Six layers of 1024 x 1024 bfloat16 weights, halved over "a" and gathered in the loop over layers,
+# inside a loop whose bound is data and ends with a sum over "b".
+SCRIPT = """
+import json, sys
+from dars_jax import topology
+topology.prepare_environment()
+import jax, jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+import numpy as np
+from dars_jax import flops
+mesh = Mesh(np.array(topology.devices(topology.parse("v5e:2x2"))).reshape(2, 2), ("a", "b"),
+            axis_types=(AxisType.Auto,) * 2)
+
+def shape(s, spec, dtype=jnp.bfloat16):
+    return jax.ShapeDtypeStruct(s, dtype, sharding=NamedSharding(mesh, spec))
+
+def inner(x, w):
+    def layer(x, w):
+        return jnp.tanh(x @ jax.lax.all_gather(w, "a", axis=0, tiled=True)), None
+    return jax.lax.psum(jax.lax.scan(layer, x[0], w)[0], "b")[None]
+
+rows = P(("a", "b"))
+mapped = jax.shard_map(inner, mesh=mesh, in_specs=(rows, P(None, "a")), out_specs=rows,
+                       check_vma=False)
+f = jax.jit(lambda x, w, n: jax.lax.fori_loop(0, n, lambda _, x: mapped(x, w), x))
+traced = f.trace(shape((4, 256, 1024), rows), shape((6, 1024, 1024), P(None, "a")),
+                 shape((), P(), jnp.int32))
+json.dump({"text": traced.lower().compile().as_text(),
+           "flops": flops.count(traced.jaxpr, 10).weights}, open(sys.argv[1], "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled(fresh_python, tmp_path_factory):
+    output = tmp_path_factory.mktemp("aot") / "compiled.json"
+    done = fresh_python("-c", SCRIPT, output)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(output.read_text())
+    return hlo.parse(found["text"]), found["flops"]
+
+
+@needs_libtpu
+def test_loops_are_found_with_the_trip_counts_that_the_program_states(compiled):
+    loops = {site.loops[-1] for site in hlo.sites(compiled[0]) if site.loops}
+    assert {(loop.depth, loop.known) for loop in loops} == {(1, None), (2, 6)}
+
+
+@needs_libtpu
+def test_a_collective_is_counted_in_the_loop_where_it_runs(compiled):
+    module, _ = compiled
+    found = hlo_traffic.collectives(module, hlo.sites(module, lambda loop: 100))
+    figures = {(c.kind, c.bytes, c.group, len(c.site.loops), c.site.times) for c in found}
+    gathered, summed = 1024 * 1024 * 2, 256 * 1024 * 2
+    assert figures == {("all-gather", gathered, 2, 2, 600), ("all-reduce", summed, 2, 1, 100)}
+
+
+@needs_libtpu
+def test_cycles_grow_with_the_trips_of_the_loop(compiled):
+    module, _ = compiled
+    once, twice = (hlo.cycles(hlo.sites(module, lambda loop, n=n: n)) for n in (100, 200))
+    assert twice == 2 * once  # everything that costs is in the loop
+    least = 2 * 256 * 1024**2 * 600 / 197e12 * topology.CHIPS["v5e"].clock_hz
+    assert least < once < 8 * least  # beside the products: slices and copies of the layer
+
+
+@needs_libtpu
+def test_flops_inside_shard_map_are_those_of_all_devices(compiled):
+    assert compiled[1] == 4 * 10 * 6 * 2 * 256 * 1024 * 1024
+
+
+# Text in the compiler's hand -------------------------------------------------------------------
+
+TEXT = """HloModule m, is_scheduled=true
+
+%scatter.clone (p: bf16[8,128]) -> bf16[4,128] {
+  %p = bf16[8,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %all-reduce.1 = bf16[8,128]{1,0} all-reduce(%p), channel_id=7, replica_groups=[2,4]<=[8]
+  ROOT %dynamic-slice.1 = bf16[4,128]{1,0} dynamic-slice(%all-reduce.1), dynamic_slice_sizes={4}
+}
+
+%start.1 (p.1: bf16[8,128]) -> (bf16[8,128], bf16[16,128]) {
+  %p.1 = bf16[8,128]{1,0} parameter(0)
+  %all-gather.1 = bf16[16,128]{1,0} all-gather(%p.1), channel_id=3, replica_groups={{0,1},{2,3}}
+  ROOT %custom-call.1 = (bf16[8,128], bf16[16,128]) custom-call(%all-gather.1), \
+custom_call_target="AsyncCollectiveStart"
+}
+
+%async_collective_fusion.2 (p.2: bf16[8,128]) -> bf16[16,128] {
+  %p.2 = bf16[8,128]{1,0} parameter(0)
+  ROOT %all-gather.2 = bf16[16,128]{1,0} all-gather(%p.2), channel_id=3, \
+replica_groups={{0,1},{2,3}}
+}
+
+%write.1 (p.3: f32[64,128], q.3: f32[1,128]) -> f32[64,128] {
+  %p.3 = f32[64,128]{1,0} parameter(0)
+  %q.3 = f32[1,128]{1,0} parameter(1)
+  ROOT %dynamic-update-slice.3 = f32[64,128]{1,0} dynamic-update-slice(%p.3, %q.3)
+}
+
+%body.1 (t: (s32[], f32[64,128], s32[])) -> (s32[], f32[64,128], s32[]) {
+  %t = (s32[], f32[64,128]{1,0}, s32[]) parameter(0)
+  %i = s32[] get-tuple-element(%t), index=0
+  %x = f32[64,128]{1,0} get-tuple-element(%t), index=1
+  %n = s32[] get-tuple-element(%t), index=2
+  %two = s32[] constant(2)
+  %row = f32[1,128]{1,0} broadcast(%i)
+  %written = f32[64,128]{1,0} fusion(%x, %row), kind=kLoop, calls=%write.1, \
+backend_config={"window_config":{"estimated_cycles":"70"},"aliasing_operands":{"lists":\
+[{"indices":["0","2"]}]}}
+  %copied = f32[64,128]{1,0} copy(%written), backend_config={"estimated_cycles":"300"}
+  %next = s32[] add(%i, %two)
+  ROOT %out = (s32[], f32[64,128]{1,0}, s32[]) tuple(%next, %copied, %n)
+}
+
+%condition.1 (t.1: (s32[], f32[64,128], s32[])) -> pred[] {
+  %t.1 = (s32[], f32[64,128]{1,0}, s32[]) parameter(0)
+  %i.1 = s32[] get-tuple-element(%t.1), index=0
+  %n.1 = s32[] get-tuple-element(%t.1), index=2
+  ROOT %lt = pred[] compare(%i.1, %n.1), direction=LT
+}
+
+ENTRY %main (a: bf16[8,128], b: f32[64,128]) -> f32[64,128] {
+  %a = bf16[8,128]{1,0} parameter(0)
+  %b = f32[64,128]{1,0} parameter(1)
+  %s = bf16[4,128]{1,0} fusion(%a), kind=kCustom, calls=%scatter.clone
+  %g0 = (bf16[8,128]{1,0}, bf16[16,128]{1,0}) fusion(%a), kind=kCustom, calls=%start.1
+  %g1 = bf16[16,128]{1,0} fusion(%a), kind=kOutput, calls=%async_collective_fusion.2
+  %c0 = (bf16[8,128]{1,0}, bf16[8,128]{1,0}, u32[]) collective-permute-start(%a), \
+source_target_pairs={{0,1},{1,0}}
+  %c1 = bf16[8,128]{1,0} collective-permute-done(%c0)
+  %zero = s32[] constant(1)
+  %seven = s32[] constant(8)
+  %start = (s32[], f32[64,128]{1,0}, s32[]) tuple(%zero, %b, %seven)
+  %while.1 = (s32[], f32[64,128]{1,0}, s32[]) while(%start), condition=%condition.1, body=%body.1
+  ROOT %result = f32[64,128]{1,0} get-tuple-element(%while.1), index=1
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def written():
+    return hlo.parse(TEXT)
+
+
+def test_a_bound_that_the_loop_carries_is_a_known_trip_count(written):
+    (loop,) = {site.loops[-1] for site in hlo.sites(written) if site.loops}
+    assert loop.known == 4  # 1, 3, 5, 7
+    assert hlo.cycles(hlo.sites(written)) == 4 * (70 + 300)
+
+
+def test_async_chains_count_once_and_a_fused_reduce_scatter_by_its_name(written):
+    found = hlo_traffic.collectives(written, hlo.sites(written))
+    # the permute's tuple holds its operand and a counter of 4 bytes beside the result
+    assert [(c.kind, c.bytes, c.group, c.asynchronous) for c in found] == [
+        ("reduce-scatter", 8 * 128 * 2, 4, False),
+        ("all-gather", 16 * 128 * 2, 2, True),
+        ("collective-permute", 8 * 128 * 2 + 4, 2, True),
+    ]
+
+
+def test_a_copy_is_told_from_an_update_in_place(written):
+    large = hlo_traffic.large_ops(written, hlo.sites(written), at_least=64 * 128 * 4)
+    assert {op.site.op.name: op.in_place for op in large} == {"written": True, "copied": False}
+
+
+def test_text_that_is_no_program_is_refused():
+    with pytest.raises(ValueError, match="ENTRY"):
+        hlo.parse("loss 0.3\n")
+
+
+# Shapes and FLOPs ------------------------------------------------------------------------------
+
+
+def test_flops_of_an_update_equal_the_formula():
+    made = plan.validate(presets.dars(presets.start("", broad=True, schedule="hw")), 1)
+    mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+    (program,) = aot.programs(made, mesh, ("update",))
+    got = aot.count_flops(program, 10)
+    c = made.model
+    tokens = 10 * made.batch.rows * made.batch.row_tokens * made.update.num_epochs
+    heads = 2 * c.num_heads + 2 * c.num_kv_heads
+    layer = c.d_model * (heads * c.head_dim + 3 * c.d_ff)
+    weights = c.num_layers * layer + c.vocab_size * c.d_model
+    assert got.weights == 6 * weights * tokens
+    seen = made.batch.row_tokens  # a mask computes what it hides
+    assert got.attention == 3 * 4 * c.num_layers * c.num_heads * c.head_dim * seen * tokens
+    assert not got.kernels
+
+
+def test_a_conditional_counts_as_its_dearest_branch_and_data_bounds_as_told():
+    def f(x, n):
+        x = jax.lax.cond(n > 2, lambda: x @ x @ x, lambda: x @ x)
+        return jax.lax.fori_loop(0, n, lambda _, y: y @ x, x)
+
+    jaxpr = jax.jit(f).trace(jnp.ones((8, 8)), 3).jaxpr
+    assert flops.count(jaxpr, trips=5).weights == (2 + 5) * 2 * 8**3
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-math-1.5b", "qwen2.5-math-7b", "llama-3.1-8b"])
+@pytest.mark.parametrize("where", ["v5e:2x4", "v5e:16x16", "v6e:8x8", "v5p:2x2x2", "v5p:4x4x8"])
+def test_the_mesh_chosen_for_a_slice_is_one_that_the_plan_accepts(name, where):
+    place, m = topology.parse(where), model.ARCHITECTURES[name]
+    shape, why = topology.choose_mesh(
+        place, num_params=m.num_params(), d_model=m.d_model, num_kv_heads=m.num_kv_heads
+    )
+    config = presets.dars(presets.start(name, broad=True, schedule="hw")).unlock()
+    config.mesh.data, config.mesh.fsdp, config.mesh.tensor = shape
+    made = plan.validate(config, place.num_chips)
+    assert made.mesh_shape[2] <= m.num_kv_heads and "torus" in why
+
+
+# The command -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def command(fresh_python):
+    def run(*arguments, config="configs/dars_b.py"):
+        return fresh_python("launch/compile_tpu.py", "--config", config, *arguments)
+
+    return run
+
+
+@needs_libtpu
+def test_a_small_policy_fits_and_publishing_only_gathers(command, tmp_path):
+    output = tmp_path / "programs.jsonl"
+    axes = ("--config.mesh.data=1", "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
+    done = command("--topology", "v5e:2x2", "--programs", "publish,prefill,decode",
+                   "--output", output, *axes)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    *programs, step = map(json.loads, output.read_text().splitlines())
+    assert [p["program"] for p in programs] == ["publish", "prefill", "decode"]
+    for p in programs:
+        assert p["fits"] and 0 < p["peak"] < p["memory"]
+        assert p["mesh"] == {"data": 1, "fsdp": 2, "tensor": 2}
+    assert {row["kind"] for row in programs[0]["collectives"]} == {"all-gather"}
+    assert programs[2]["flops"] == pytest.approx(programs[2]["ideal_flops"], rel=0.02)
+    assert step["fits"] and step["step_seconds"] > 0
+    assert "decode" in done.stdout and "GiB" in done.stdout  # the table
+    assert "compiling" in done.stderr  # progress
+
+
+@needs_libtpu
+def test_what_does_not_fit_is_named_with_the_settings_that_help(command):
+    done = command("--topology", "v5e:2x2", "--programs", "publish",
+                   config="configs/dars_b.py:qwen2.5-math-7b")  # fmt: skip
+    assert done.returncode == 1, done.stderr[-3000:]
+    record = json.loads(done.stdout.splitlines()[0])
+    assert not record["fits"]
+    optimizer = 2 * 4 * model.ARCHITECTURES["qwen2.5-math-7b"].num_params() / 4
+    assert record["parts"]["optimizer (beside)"] == pytest.approx(optimizer, rel=1e-3)
+    assert "publish does NOT FIT" in done.stderr
+    assert "14.19 GiB  optimizer" in done.stderr and "mesh.fsdp" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "--topology is missing"),
+        (("--topology", "v5e-256"), "v5e:16x16"),
+        (("--topology", "v9:2x2"), "v5e, v5p, v6e"),
+        pytest.param(("--topology", "v5e:7x7"), "v5e:16x16", marks=needs_libtpu),
+        (("--topology", "v5e:2x2", "--programs", "publish,serve"), "serve"),
+        (("--topology", "v5e:2x2", "--mean_response", "-3"), "--mean_response"),
+    ],
+    ids=["no slice", "old name", "no such chip", "no such shape", "no such program", "negative"],
+)
+def test_a_mistake_is_one_line(command, arguments, said):
+    done = command(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_importing_the_package_leaves_the_environment_alone(fresh_python):
+    check = (
+        "import os; before = dict(os.environ); import dars_jax.compile_step, dars_jax.topology; "
+        "assert {k for k in os.environ if 'TPU' in k} == {k for k in before if 'TPU' in k}"
+    )
+    assert fresh_python("-c", check).returncode == 0
+
+
+def test_bytes_on_a_device_are_those_of_its_share():
+    mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+    made = plan.validate(presets.dars(presets.start("", broad=True, schedule="hw")), 1)
+    state, _ = aot.state_shapes(made, mesh)
+    assert aot.bytes_per_device(state.params) == 4 * made.model.num_params()
+    assert jax.tree.structure(state) == jax.tree.structure(
+        jax.tree.map(lambda s: 0, update.state_shardings(
+            made.model, update.make_optimizer(made.optimizer), mesh))
+    )  # fmt: skip
