@@ -53,7 +53,7 @@ class Analysis:
     memory: int  # bytes a program may use
     peak: int  # bytes, with what lives beside the program; 0 if the compiler gave up
     parts: dict[str, int]  # bytes, by what they are
-    largest: list[tuple[int, str]]  # bytes and origin of the largest arrays written
+    largest: list[tuple[int, str]]  # bytes and origin of the largest arrays written anew
     error: str
     compile_seconds: float
     flops: float  # dot FLOPs of all chips, attention apart
@@ -67,6 +67,11 @@ class Analysis:
     collective_seconds: float  # estimate, synchronous ones only
     kernel_seconds: float  # estimate
     calls: float  # in a step
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the compiler gave up for want of memory."""
+        return "RESOURCE_EXHAUSTED" in self.error
 
     @property
     def step_seconds(self) -> float:
@@ -232,8 +237,12 @@ def analyse(plan: Plan, where: Slice, work: Workload, compiled: aot.Compiled) ->
         fits=bool(compiled.text) and peak <= memory,
         memory=memory,
         peak=peak,
-        parts=parts | {"outputs": compiled.outputs, "temporaries": compiled.temporaries},
-        largest=_largest(module, sites) if module else _named_in(compiled.error),
+        parts=parts
+        | {
+            "outputs": compiled.outputs,
+            "temporaries": compiled.temporaries or _temporaries_in(compiled.error),
+        },
+        largest=_largest(plan, name, module, sites) if module else _named_in(compiled.error),
         error=compiled.error,
         compile_seconds=compiled.seconds,
         flops=count.weights,
@@ -250,14 +259,24 @@ def analyse(plan: Plan, where: Slice, work: Workload, compiled: aot.Compiled) ->
     )
 
 
-def _largest(module: hlo.Module, sites: list[hlo.Site], most: int = 5) -> list[tuple[int, str]]:
+def _largest(
+    plan: Plan, program: str, module: hlo.Module, sites: list[hlo.Site], most: int = 8
+) -> list[tuple[int, str]]:
+    """Arrays that are not updated in place, with the loop level where they are written."""
     seen: dict[str, int] = {}
     for large in hlo_traffic.large_ops(module, sites, at_least=2**20):
         op = large.site.op
-        label = f"{op.shape.split('{')[0].strip('(')} {op.op_name or op.name}"
+        array = op.shape.strip("(").split("{")[0]
+        label = f"{array} in each {level(plan, program, large.site.loops)}: {op.op_name or op.name}"
         if not large.in_place:
             seen.setdefault(label, large.bytes)
     return [(size, label) for label, size in list(seen.items())[:most]]
+
+
+def _temporaries_in(error: str) -> int:
+    """Bytes of temporaries that an out-of-memory message states; 0 if it does not."""
+    found = re.search(r"HLO temporaries \(([\d.]+)G\)", error)
+    return int(float(found[1]) * GIB) if found else 0
 
 
 def _named_in(error: str) -> list[tuple[int, str]]:

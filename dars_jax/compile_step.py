@@ -78,7 +78,7 @@ def compile_step(
     if num_layers:
         notes.append(f"a model of {num_layers} instead of {model.num_layers} layers: not the real "
                      "step")  # fmt: skip
-    if derived:
+    if derived and rollouts > made.rollout.n_pre:
         notes.append(f"{rollouts:.1f} rollouts a prompt: as many as the schedule gives if right "
                      "pre-rollouts are spread evenly")  # fmt: skip
     found = _compile_all(made, where, mesh, work, programs)
@@ -162,8 +162,10 @@ def _estimate(where: Slice, made: Plan, work: Workload, found: list[Analysis]) -
     return {
         "program": "step", "topology": where.name, "num_layers": made.model.num_layers,
         **dataclasses.asdict(work),
-        "seconds": {a.program: a.step_seconds for a in found}, "step_seconds": step,
-        "num_steps": steps, "chip_hours": step * steps * where.num_chips / 3600,
+        "seconds": {a.program: a.step_seconds for a in found if not a.error},
+        "complete": {a.program for a in found if not a.error} == set(aot.NAMES),
+        "step_seconds": step, "num_steps": steps,
+        "chip_hours": step * steps * where.num_chips / 3600,
         "fits": all(a.fits for a in found), "assumptions": aot_report.ASSUMPTIONS,
     }  # fmt: skip
 
@@ -189,7 +191,9 @@ def _table(
         f"{'attention':>11}{'cycles':>10}{'model':>11}{'ceiling':>9}",
     ]
     for a in found:
-        peak = "not compiled" if a.error else f"{a.peak / GIB:.2f} of {a.memory / GIB:.2f} GiB"
+        peak = f"{a.peak / GIB:.2f} of {a.memory / GIB:.2f} GiB"
+        if a.error:
+            peak = f"over {a.memory / GIB:.2f} GiB" if a.out_of_memory else "not compiled"
         ratio = f"{a.flops / a.ideal_flops:.3f}" if a.ideal_flops else "-"
         ceiling = f"{a.mfu_ceiling:.1%}" if a.mfu_ceiling and not a.error else "-"
         lines.append(
@@ -226,16 +230,22 @@ def _collective_lines(found: list[Analysis]) -> list[str]:
 
 
 def _failure_lines(a: Analysis) -> list[str]:
-    over = f"{a.peak / GIB:.2f} GiB" if a.peak else "a size that the compiler refuses"
-    lines = [f"{a.program} does NOT FIT: {over} for {a.memory / GIB:.2f} GiB of memory a chip"]
+    if a.error and not a.out_of_memory:
+        return [f"{a.program} did NOT COMPILE: {' '.join(a.error.split())[:600]}", ""]
+    over = f"{a.peak / GIB:.2f} GiB" if a.peak else "more than the compiler can place"
+    lines = [f"{a.program} does NOT FIT: {over}, for {a.memory / GIB:.2f} GiB of memory a chip"]
     if a.error:
         lines.append(f"  compiler: {' '.join(a.error.split())[:300]}")
     for part, size in sorted(a.parts.items(), key=lambda item: -item[1]):
         if size:
             lines.append(f"  {size / GIB:8.2f} GiB  {part}")
     for size, origin in a.largest:
-        lines.append(f"  {size / GIB:8.2f} GiB  array: {origin[:90]}")
+        lines.append(f"  {size / GIB:8.2f} GiB  {_middle_out(origin)}")
     return [*lines, f"  would help: {_REMEDIES[a.program]}", ""]
+
+
+def _middle_out(text: str) -> str:
+    return text if len(text) < 110 else f"{text[:60]} … {text[-47:]}"
 
 
 def _step_lines(where: Slice, made: Plan, work: Workload, found: list[Analysis]) -> list[str]:
@@ -254,7 +264,9 @@ def _step_lines(where: Slice, made: Plan, work: Workload, found: list[Analysis])
     step = sum(a.step_seconds for a in found)
     steps = made.config.train.num_steps
     if any(a.error for a in found):
-        lines.append("  incomplete: a program was not compiled")
+        return [*lines, "  no total: a program was not compiled"]
+    if {a.program for a in found} != set(aot.NAMES):
+        lines.append("  of the programs that were asked for only:")
     hours = step * steps * where.num_chips / 3600
     return [*lines,
             f"  step {step:,.4g} s; {steps} steps: {step * steps / 3600:,.3g} h, {hours:,.4g} "

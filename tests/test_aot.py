@@ -268,6 +268,20 @@ def test_what_does_not_fit_is_named_with_the_settings_that_help(command):
     assert "14.19 GiB  optimizer" in done.stderr and "mesh.fsdp" in done.stderr
 
 
+@needs_libtpu
+def test_a_program_that_the_compiler_cannot_place_is_reported_with_its_arguments(command):
+    slots = 1_600_000
+    done = command("--topology", "v5e:2x2", "--programs", "decode", "--config.mesh.fsdp=4",
+                   f"--config.rollout.slots={slots}")  # fmt: skip
+    assert done.returncode == 1, done.stderr[-3000:]
+    assert "decode does NOT FIT" in done.stderr and "rollout.slots" in done.stderr
+    assert "no total" in done.stderr and "Traceback" not in done.stderr
+    record = json.loads(done.stdout.splitlines()[0])
+    layers, key_and_value, heads, features, positions = 2, 2, 4, 16, 18
+    cache = slots * layers * key_and_value * heads * features * positions * 4
+    assert record["parts"]["decode cache and slots"] == pytest.approx(cache, rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
