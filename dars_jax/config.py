@@ -99,11 +99,11 @@ def defaults() -> ConfigDict:
     return c.lock()
 
 
-# A resumed run may change these: they do not enter the trajectory.
+# A resumed run may change these: they do not enter the trajectory (the mesh only by rounding).
 FREE_KEYS = (
     "train.num_steps", "checkpoint.every", "checkpoint.keep", "eval.every", "eval.num_samples",
     "eval.temperature", "eval.top_p", "reward.num_workers", "data.dir", "rollout.barrier",
-    "rollout.prefixes",
+    "rollout.prefixes", "mesh.data", "mesh.fsdp", "mesh.tensor",
 )  # fmt: skip
 
 
