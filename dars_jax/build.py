@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import optax
 
-from dars_jax import data, plan, sharding, text, update, warmup, weights
+from dars_jax import data, distributed, plan, sharding, text, update, warmup, weights
 from dars_jax.config import ConfigDict, cache_dir
 from dars_jax.engine import PolicyEngine
 from dars_jax.plan import Plan, decode_config
@@ -49,10 +49,11 @@ def make_parts(plan: Plan, log: Log) -> Parts:
     """Builds everything but the weights; reads and tokenizes the data."""
     c = plan.config
     mesh = sharding.make_mesh(*plan.mesh_shape)
-    policy = policy_directory(plan, log)
-    tokenizer = text.load_tokenizer(policy)
-    train = load_examples(plan, c.data.train, "data.train", tokenizer, log)
-    test = load_examples(plan, c.data.test, "data.test", tokenizer, log)
+    with distributed.in_turn():  # the embedded policy and task are made when first needed
+        policy = policy_directory(plan, log)
+        tokenizer = text.load_tokenizer(policy)
+        train = load_examples(plan, c.data.train, "data.train", tokenizer, log)
+        test = load_examples(plan, c.data.test, "data.test", tokenizer, log)
     programs = Programs(decode_config(plan, tuple(tokenizer.eos_ids)), plan.model, mesh)
     engine = PolicyEngine(programs, tokenizer, plan.rollout.sampling, seed=c.seed)
     optimizer = update.make_optimizer(plan.optimizer)

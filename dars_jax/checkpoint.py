@@ -36,20 +36,21 @@ class Checkpoints:
     def save(self, step: int, state: TrainState) -> None:
         """Returns when the state is on disk."""
         about = {"format": FORMAT, "step": step, "config": self._config}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
-            ),
-            force=True,
-        )
-        self._manager.wait_until_finished()
+        with jax.transfer_guard("allow"):  # orbax lets its processes meet by implicit transfers
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
+                ),
+                force=True,
+            )
+            self._manager.wait_until_finished()
 
     def restore(self, step: int, like: TrainState, shardings: TrainState) -> TrainState:
         """The state of a checkpoint, placed on this run's mesh.
 
         Args:
-          like: shapes and dtypes.
+          like: shapes and dtypes.  The mesh need not be the one it was saved on.
 
         Raises:
           ValueError: the checkpoint has another format or step than its name says, or belongs to

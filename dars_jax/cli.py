@@ -74,6 +74,36 @@ def config_if_given() -> ConfigDict | None:
     return _CONFIG.value
 
 
+def define_processes() -> None:
+    """Flags of commands that run in several processes."""
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0, for a run in several processes; TPU pods "
+        "need none of these three flags",
+    )  # fmt: skip
+    flags.DEFINE_integer("num_processes", None, "how many there are", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "which one this is, from 0", lower_bound=0)
+
+
+def processes() -> tuple[str, int, int] | None:
+    """(HOST:PORT of process 0, number of processes, own index); None without the flags."""
+    names = ("coordinator", "num_processes", "process_id")
+    values = tuple(flags.FLAGS[name].value for name in names)
+    missing = [f"--{name}" for name, value in zip(names, values, strict=True) if value is None]
+    if len(missing) == len(names):
+        return None
+    if missing:
+        fail(
+            f"--coordinator, --num_processes and --process_id go together: {missing[0]} is missing"
+        )
+    coordinator, count, index = values
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        fail(f"--coordinator {coordinator!r}: expected HOST:PORT")
+    if index >= count:
+        fail(f"--process_id {index}: with --num_processes {count} the largest is {count - 1}")
+    return coordinator, count, index
+
+
 def config_and_workdir() -> tuple[ConfigDict, Path]:
     """The configuration, and the working directory, made and known to be writable."""
     argument = argument_of("config")
@@ -84,7 +114,7 @@ def config_and_workdir() -> tuple[ConfigDict, Path]:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".writable"
         probe.write_text("")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # several processes may do this at once
     except OSError as error:
         fail(f"--workdir {workdir} is not writable: {error.strerror}")
     return _CONFIG.value, workdir

@@ -1,7 +1,8 @@
 """Answers of a policy to held-out prompts: sampled, graded, kept.  `figures` says what they mean.
 
 An answer depends on (seed, noise, row of its prompt, sample) and the weights only, so that an
-evaluation that was stopped continues with the prompts that are missing.
+evaluation that was stopped continues with the prompts that are missing.  Several processes
+sample and grade together, and the first writes.
 """
 
 import json
@@ -13,7 +14,7 @@ from zlib import crc32
 
 import numpy as np
 
-from dars_jax import build, data, figures, model, rollout
+from dars_jax import build, data, distributed, figures, model, rollout
 from dars_jax.benchmarks import Benchmark
 from dars_jax.figures import Answers, Report
 from dars_jax.rewards import Grader, Verdict
@@ -41,6 +42,8 @@ def evaluate(
     rows, n = parts.test.rows, parts.plan.evaluation.n_max
     chunk = max(parts.plan.requests // n, 1) * parts.plan.num_replicas
     partial = Path(os.devnull)
+    if not distributed.is_first():
+        output = None
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         partial = output.with_suffix(".partial")
@@ -82,19 +85,24 @@ def answer(
       noise: in place of the step in the random keys; negative, as training counts from 0.
     """
     plan, examples, n = parts.plan, benchmark.examples, parts.plan.evaluation.n_max
-    if not output.exists():
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial = output.with_suffix(".partial")
+    if not distributed.of_first(output.exists()):
+        writes, done = distributed.is_first(), 0
+        partial = output.with_suffix(".partial") if writes else Path(os.devnull)
         per_replica = min(plan.requests, WAVES * plan.config.rollout.slots) // n
         chunk = max(per_replica, 1) * plan.num_replicas
-        with partial.open("ab") as file:
-            done = chunk * keep_whole(file, chunk * n)
+        if writes:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("ab") as file:
+                done = keep_whole(file, chunk * n)
+        done = chunk * distributed.of_first(done)
         with partial.open("a") as file:
             for first, rollouts in _sample(
                 parts, params, grader, examples, done, chunk, noise, progress
             ):
                 _write(file, parts, examples.rows[first:], benchmark.ids[first:], rollouts)
-        partial.replace(output)
+        if writes:
+            partial.replace(output)
+        distributed.barrier()
     return _read(output, len(examples.rows), n)
 
 
@@ -156,6 +164,8 @@ def _write(
     r: Rollouts,
 ) -> None:
     """Appends the answers to the first of `rows`; on disk before this returns."""
+    if not distributed.is_first():
+        return
     for i in range(len(r)):
         p = r.prompt[i]
         line = {} if ids is None else {"id": ids[p]}

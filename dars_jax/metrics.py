@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from dars_jax import distributed
 from dars_jax.rewards import Verdict
 from dars_jax.rollout import RolloutStats
 from dars_jax.types import Rollouts
@@ -74,10 +75,16 @@ def cost_metrics(stats: RolloutStats) -> dict[str, Any]:
 
 
 class MetricsLog:
-    """WORKDIR/metrics.jsonl, one object per step, and TensorBoard events beside it."""
+    """WORKDIR/metrics.jsonl, one object per step, and TensorBoard events beside it.
+
+    The first of several processes writes them.
+    """
 
     def __init__(self, workdir: Path, last_step: int):
         """Drops lines of steps after `last_step`: the run continues from there."""
+        self._writes = distributed.is_first()
+        if not self._writes:
+            return
         from clu import metric_writers
 
         self._path = workdir / "metrics.jsonl"
@@ -92,6 +99,8 @@ class MetricsLog:
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One line, on disk before this returns; scalars go to TensorBoard too."""
+        if not self._writes:
+            return
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v
                   for k, v in values.items()}  # fmt: skip
         self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
@@ -101,19 +110,25 @@ class MetricsLog:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """TensorBoard only."""
-        self._board.write_scalars(step, values)
+        if self._writes:
+            self._board.write_scalars(step, values)
 
     def close(self) -> None:
         """Flushes both."""
-        self._file.close()
-        self._board.close()
+        if self._writes:
+            self._file.close()
+            self._board.close()
 
 
 class Console:
-    """One live line on a terminal; a line every few seconds elsewhere."""
+    """One live line on a terminal; a line every few seconds elsewhere.
+
+    The first of several processes speaks.
+    """
 
     def __init__(self, total_steps: int):
         self._total = total_steps
+        self._speaks = distributed.is_first()
         self._live = sys.stderr.isatty()
         self._start = self._shown = time.monotonic()
         self._done = 0
@@ -121,6 +136,8 @@ class Console:
 
     def log(self, message: str) -> None:
         """A line that stays."""
+        if not self._speaks:
+            return
         if self._live and self._width:
             sys.stderr.write("\r" + " " * self._width + "\r")
             self._width = 0
@@ -129,9 +146,7 @@ class Console:
     def phase(self, step: int, what: str) -> None:
         """What is going on now."""
         now = time.monotonic()
-        if not self._live and now - self._shown < 5:
-            return
-        if self._live and now - self._shown < 0.1:
+        if not self._speaks or now - self._shown < (0.1 if self._live else 5):
             return
         self._shown = now
         message = f"step {step + 1}/{self._total}  {what}{self._left()}"

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dars_jax import allocator
+from dars_jax import allocator, exchange
 from dars_jax.rewards import Grader
 from dars_jax.session import Request, SamplingConfig, Session
 from dars_jax.types import Prompts, Rollouts
@@ -155,12 +155,13 @@ class Scheduler:
         local, sample = divmod(row, self._config.n_max)
         return local * self._replicas + replica, sample
 
-    def graded(self, p: int, correct: bool) -> None:
-        """Counts one graded rollout."""
-        self.sampled[p] += 1
-        self.correct[p] += correct
-        self.outstanding[p] -= 1
-        self._undecided[p] = self.outstanding[p] == 0
+    def graded(self, counts: np.ndarray) -> None:
+        """Counts rollouts that were graded: int32[P,2], how many and how many of them right."""
+        count, correct = counts.T
+        self.sampled += count
+        self.correct += correct
+        self.outstanding -= count
+        self._undecided |= (count > 0) & (self.outstanding == 0)
 
     def allocate(self) -> None:
         """Decides for every prompt whose stage is complete: more rollouts, or finished."""
@@ -201,6 +202,8 @@ def collect(
     """Runs all stages for the prompts of one step.
 
     While the device decodes, the host decodes text and grades what the last dispatch finished.
+    With several processes each does so for its own replicas; the counts are then shared, so that
+    all decide alike, and in the end the rollouts.
 
     Args:
       decode_text: completion tokens int32[n] -> text to grade.
@@ -232,26 +235,29 @@ def collect(
         decode_steps += outcome.steps
         busy += outcome.busy
         capacity += outcome.capacity
-        fresh = session.drain(outcome.finished)
+        fresh = session.drain(outcome.finished, outcome.most)
         t = clock.charge("decode", t)
-        if outcome.idle and not fresh:
+        if outcome.idle and not outcome.completed:
             graded += grader.collect(wait=True)
+        counts = np.zeros((len(prompts), 2), np.int32)
         for request, grade in graded:
             p, sample = divmod(request, config.n_max)
             store.grade(p, sample, grade)
-            scheduler.graded(p, grade.reward > 0.5)
-        finished += len(fresh)
-        tokens += sum(len(ids) for ids, _ in fresh.values())
+            counts[p] += (1, grade.reward > 0.5)
+        scheduler.graded(exchange.share_counts(counts, session.replicas))
+        finished += outcome.completed
+        tokens += outcome.tokens
         t = clock.charge("grade", t)
         scheduler.allocate()
         clock.charge("allocate", t)
         progress(finished, scheduler.planned, tokens, int(scheduler.stage.max(initial=0)))
-        if scheduler.done and not fresh:
+        if scheduler.done and not outcome.completed:
             break
     s = clock.seconds
     stats = RolloutStats(decode_steps, busy, capacity, s["prefill"], s["decode"], s["grade"],
                          s["allocate"])  # fmt: skip
-    return store.rollouts(scheduler.sampled), stats
+    mine = session.replicas.mine[np.arange(len(prompts)) % session.num_replicas]
+    return exchange.gather(store.rollouts(np.where(mine, scheduler.sampled, 0))), stats
 
 
 class _Store:

@@ -1,10 +1,11 @@
 """What the launch scripts do, as functions a notebook can call."""
 
+import contextlib
 import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dars_jax import (
     benchmarks,
     build,
     cli,
+    distributed,
     evaluation_report,
     metrics,
     model,
@@ -39,25 +41,45 @@ from dars_jax.types import TrainState
 def settle() -> None:
     """Quiet logs, and programs that are compiled once for all processes."""
     logging.getLogger("absl").setLevel(logging.WARNING)  # orbax and clu report every file
+    logging.getLogger("jax").setLevel(logging.WARNING)  # and jax how processes meet
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
 
 
-def _prepare(config: ConfigDict) -> tuple[build.Parts, metrics.Console]:
+@contextlib.contextmanager
+def _together(processes: distributed.Address | None, workdir: Path) -> Iterator[None]:
+    """Runs the body in company of the other processes, if there are any."""
     settle()
+    with cli.one_line_errors():
+        distributed.join(processes)
+    with distributed.leaving():
+        with cli.one_line_errors():
+            distributed.check_shared(workdir)
+        yield
+
+
+def _prepare(config: ConfigDict) -> tuple[build.Parts, metrics.Console]:
     console = metrics.Console(config.train.num_steps)
     with cli.one_line_errors():
         plan = build.make_plan(config)
         device = jax.devices()[0]
+        processes = jax.process_count()
+        several = f" in {processes} processes" if processes > 1 else ""
+        data, fsdp, tensor = plan.mesh_shape
         console.log(
-            f"{jax.device_count()} x {device.device_kind}, mesh data {plan.mesh_shape[0]} x fsdp "
-            f"{plan.mesh_shape[1]} x tensor {plan.mesh_shape[2]}; policy of "
+            f"{jax.device_count()} x {device.device_kind}{several}, mesh data {data} x fsdp {fsdp} "
+            f"x tensor {tensor}; policy of "
             f"{plan.model.num_params():,} parameters"
         )
         return build.make_parts(plan, console.log), console
 
 
-def train(config: ConfigDict, workdir: Path) -> int:
+def train(config: ConfigDict, workdir: Path, processes: distributed.Address | None = None) -> int:
     """Trains, prints a summary on standard output, returns the exit code."""
+    with _together(processes, workdir):
+        return _train(config, workdir)
+
+
+def _train(config: ConfigDict, workdir: Path) -> int:
     begin = time.monotonic()
     parts, console = _prepare(config)
     with cli.one_line_errors():
@@ -66,14 +88,17 @@ def train(config: ConfigDict, workdir: Path) -> int:
         with grader:
             with cli.one_line_errors():
                 run = trainer.Trainer(parts, grader, workdir, console)
-            settings = json.dumps(flatten(config), indent=2)
-            (workdir / "config.json").write_text(settings + "\n")
+            if distributed.is_first():
+                settings = json.dumps(flatten(config), indent=2)
+                (workdir / "config.json").write_text(settings + "\n")
             before, after = run.run()
     except FloatingPointError as error:
         cli.fail(str(error), cli.EXIT_DIVERGED)
     except trainer.Stopped as stopped:
         console.log(f"{stopped}; the same command continues from there")
         return stopped.exit_code
+    if not distributed.is_first():
+        return 0
     print(f"{config.train.num_steps} steps in {(time.monotonic() - begin) / 60:.1f} min")
     print(f"files: {workdir}/metrics.jsonl, {workdir}/eval/, {workdir}/tensorboard/, "
           f"{workdir}/checkpoints/")  # fmt: skip
@@ -86,7 +111,13 @@ def train(config: ConfigDict, workdir: Path) -> int:
     return 0
 
 
-def evaluate(config: ConfigDict, workdir: Path, files: list[Path], output: Path | None) -> int:
+def evaluate(
+    config: ConfigDict,
+    workdir: Path,
+    files: list[Path],
+    output: Path | None,
+    processes: distributed.Address | None = None,
+) -> int:
     """Evaluates the newest checkpoint, or the initial policy, and prints the table.
 
     What was answered before into the same directory is kept, so that a stopped evaluation
@@ -99,6 +130,11 @@ def evaluate(config: ConfigDict, workdir: Path, files: list[Path], output: Path 
     Returns:
       The exit code.
     """
+    with _together(processes, workdir):
+        return _evaluate(config, workdir, files, output)
+
+
+def _evaluate(config: ConfigDict, workdir: Path, files: list[Path], output: Path | None) -> int:
     parts, console = _prepare(_asking(config, files) if files else config)
     c = parts.plan.config
     with cli.one_line_errors():
@@ -117,12 +153,15 @@ def evaluate(config: ConfigDict, workdir: Path, files: list[Path], output: Path 
             own = benchmark.name == benchmarks.name_of(config.data.test)  # as training samples it
             noise = evaluate_lib.EVALUATION_STEP if own else evaluate_lib.noise_of(benchmark.name)
             progress = Progress(f"{benchmark.name}  answers")
+            show = progress if distributed.is_first() else lambda *_: None
             answers.append(
                 evaluate_lib.answer(
-                    parts, params, grader, benchmark, file, noise=noise, progress=progress
+                    parts, params, grader, benchmark, file, noise=noise, progress=show
                 )
             )
             progress.close()
+    if not distributed.is_first():
+        return 0
     name = Path(c.policy.path).name if c.policy.path else "the embedded policy"
     protocol = {
         "answers per problem": c.eval.num_samples, "temperature": c.eval.temperature,
@@ -239,6 +278,8 @@ def _claim(output: Path, settings: dict[str, Any], asked: list[Benchmark]) -> No
             f"{output} has the answers of another evaluation: {'; '.join(changed)}. "
             "Take another --output"
         )
+    if not distributed.is_first():
+        return
     output.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(found | {"benchmarks": known | mine}, indent=2) + "\n")

@@ -7,10 +7,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from dars_jax import model, sharding
+from dars_jax import distributed, model, sharding
 from dars_jax.programs import Programs
 from dars_jax.slots import DecodeConfig, Report, Requests, Sampling
 
@@ -48,7 +47,10 @@ class Progress:
     busy: int  # slots in use, summed over steps
     capacity: int  # slots there were, summed over steps
     idle: bool  # nothing active, nothing waiting
-    finished: list[tuple[int, int]]  # (replica, row) of completions that became whole
+    completed: int  # completions that became whole
+    tokens: int  # of these
+    most: int  # of these, most on one replica
+    finished: list[tuple[int, int]]  # (replica, row) of those on this process's replicas
 
 
 def bucket(n: int, least: int) -> int:
@@ -63,6 +65,7 @@ class Session:
         self._programs, self._params = programs, params
         self._prefill_batch = prefill_batch
         self._rows = sharding.rows(programs.mesh)
+        self.replicas = distributed.Replicas(programs.mesh, programs.num_replicas)
         self._prefixes = programs.empty_prefixes()
         self._work = programs.empty_work()
         self._size, self._capacity = self.config.slots, self.config.capacities[0]
@@ -182,12 +185,16 @@ class Session:
     def finish(self) -> Progress:
         """Waits for the dispatch.  Goes on with fewer slots or longer caches if that is due."""
         report, size = self._pending
-        report = jax.device_get(report)
+        report = self.replicas.local(report)
         whole = report.length > 0
-        new = np.argwhere(whole & ~self._whole)
+        new = whole & ~self._whole
         self._whole |= whole
-        self._load = (report.active + report.waiting).astype(np.int64)
-        self._waiting = bool(report.waiting.any())
+        columns = (report.steps, report.busy, report.active, report.waiting, new.sum(1),
+                   np.where(new, report.length, 0).sum(1))  # fmt: skip
+        agreed = self.replicas.share(np.stack(columns, 1, dtype=np.int32))
+        steps, busy, active, waiting, completed, tokens = agreed.T
+        self._load = (active + waiting).astype(np.int64)
+        self._waiting = bool(waiting.any())
         most = int(self._load.max())
         fitting = bucket(most, _FEWEST_SLOTS)
         if most:
@@ -196,11 +203,14 @@ class Session:
             shrinks = not self._waiting and fitting < self._size
             self._resize(fitting if shrinks else self._size, max(capacity, self._capacity))
         return Progress(
-            steps=int(report.steps.max()),
-            busy=int(report.busy.sum()),
-            capacity=int(report.steps.max()) * size * self.num_replicas,
+            steps=int(steps.max()),
+            busy=int(busy.sum()),
+            capacity=int(steps.max()) * size * self.num_replicas,
             idle=most == 0,
-            finished=[(int(e), int(r)) for e, r in new],
+            completed=int(completed.sum()),
+            tokens=int(tokens.sum()),
+            most=int(completed.max()),
+            finished=[(int(e), int(r)) for e, r in np.argwhere(new)],
         )
 
     def _resize(self, size: int, capacity: int) -> None:
@@ -208,19 +218,23 @@ class Session:
             self._slots = self._programs.resize(self._slots, size, capacity)
             self._size, self._capacity = size, capacity
 
-    def drain(self, rows: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Any]:
-        """(replica, row) of whole completions -> (tokens int32[n], logprob float32[n]) of each."""
-        if not rows:
-            return {}
+    def drain(self, rows: Sequence[tuple[int, int]], most: int = 0) -> dict[tuple[int, int], Any]:
+        """(replica, row) of whole completions -> (tokens int32[n], logprob float32[n]) of each.
+
+        Args:
+          rows: on this process's replicas.
+          most: rows of one replica, at most, if other processes drain theirs at the same time.
+        """
         lists: list[list[int]] = [[] for _ in range(self.num_replicas)]
         for e, row in rows:
             lists[e].append(row)
-        index = np.zeros(
-            (self.num_replicas, bucket(max(map(len, lists)), _FEWEST_REQUESTS)), np.int32
-        )
+        most = max(most, *map(len, lists))
+        if not most:
+            return {}
+        index = np.zeros((self.num_replicas, bucket(most, _FEWEST_REQUESTS)), np.int32)
         for e, mine in enumerate(lists):
             index[e, : len(mine)] = mine
-        tokens, logprob, length = jax.device_get(
+        tokens, logprob, length = self.replicas.local(
             self._programs.drain(self._work, sharding.put(index, self._rows))
         )
         return {

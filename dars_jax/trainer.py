@@ -20,7 +20,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dars_jax import batch, build, data, evaluate, metrics, objective, rollout, sharding, warmup
+from dars_jax import (
+    batch,
+    build,
+    data,
+    distributed,
+    evaluate,
+    metrics,
+    objective,
+    rollout,
+    sharding,
+    warmup,
+)
 from dars_jax import config as config_lib
 from dars_jax.checkpoint import Checkpoints
 from dars_jax.rewards import Grader
@@ -46,6 +57,12 @@ class _StopFlag:
     def _set(self, signum: int, _: Any) -> None:
         self.signum = signum
         signal.signal(signum, signal.default_int_handler)
+
+    def check(self, step: int) -> None:
+        """Raises Stopped in every process if one of them was asked to stop."""
+        signum = distributed.largest(self.signum)
+        if signum:
+            raise Stopped(signum, step)
 
     @contextlib.contextmanager
     def installed(self) -> Iterator["_StopFlag"]:
@@ -190,8 +207,7 @@ class Trainer:
         begin = time.perf_counter()
 
         def progress(done: int, planned: int, tokens: int, stage: int) -> None:
-            if stop.signum:
-                raise Stopped(stop.signum, step)
+            stop.check(step)
             rate = tokens / (time.perf_counter() - begin)
             console.phase(step, f"stage {stage + 1}  rollouts {done:,}/{planned:,}  "
                                 f"{rate:,.0f} tokens/s")  # fmt: skip
@@ -267,7 +283,7 @@ class Trainer:
         summary = self._workdir / "eval" / "step_000000.json"
         if self._start == 0:
             return self._evaluate(0, params, log, stop)
-        if summary.exists():
+        if distributed.of_first(summary.exists()):
             return _read_report(summary)
         initial = self._parts.engine.load_params(build.initial_params(self._parts))
         return self._evaluate(0, initial, log, stop)
@@ -276,7 +292,8 @@ class Trainer:
         self, step: int, params: Any, log: metrics.MetricsLog, stop: _StopFlag
     ) -> None:
         """Evaluates unless this step has been, before the run was stopped."""
-        if not (self._workdir / "eval" / f"step_{step:06d}.json").exists():
+        summary = self._workdir / "eval" / f"step_{step:06d}.json"
+        if not distributed.of_first(summary.exists()):
             self._evaluate(step, params, log, stop)
 
     def _evaluate(
@@ -288,14 +305,14 @@ class Trainer:
         console, last = self._console, self._plan.config.train.num_steps - 1
 
         def progress(done: int, total: int) -> None:
-            if stop.signum:
-                raise Stopped(stop.signum, step)
+            stop.check(step)
             console.phase(min(step, last), f"evaluation  answers {done:,}/{total:,}")
 
         report = evaluate.evaluate(
             self._parts, params, self._grader, output=output, progress=progress
         )
-        summary.write_text(json.dumps(report.to_json(), indent=2) + "\n")
+        if distributed.is_first():
+            summary.write_text(json.dumps(report.to_json(), indent=2) + "\n")
         log.scalars(step, {f"eval/pass_at_{k}": v for k, v in report.pass_at.items()})
         console.log(f"after step {step}, {report.num_problems} held-out prompts: "
                     f"{report.summary()}")  # fmt: skip

@@ -35,6 +35,7 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "directory of the results (default: below WORKDIR/eval, or beside the "
     "generations file)",
 )  # fmt: skip
+cli.define_processes()
 
 
 def main() -> int:
@@ -50,6 +51,7 @@ def main() -> int:
         return generations.evaluate(
             Path(_GENERATIONS.value), _BENCHMARKS.value, output, cli.config_if_given()
         )
+    processes = cli.processes()
     from dars_jax import benchmarks
 
     with cli.one_line_errors():
@@ -60,7 +62,7 @@ def main() -> int:
     with cli.quiet_native_code():
         from dars_jax import run  # heavy: only now that the command line is known to be right
 
-    return run.evaluate(config, workdir, files, output)
+    return run.evaluate(config, workdir, files, output, processes)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,11 @@
 
     python launch/tpu_run.py --config configs/dars_b.py
 
+In several processes, all with the same --workdir; on a TPU pod without the last three flags:
+
+    python launch/tpu_run.py --config FILE --workdir DIR \\
+      --coordinator HOST:PORT --num_processes N --process_id I
+
 The same command continues a run that was stopped.  Exit codes: 0 finished; 2 a mistake in the
 command, the configuration or the data; 3 three steps in a row without a finite gradient;
 130 / 143 stopped by SIGINT / SIGTERM with the state saved.
@@ -14,14 +19,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout th
 
 from dars_jax import cli
 
+cli.define_processes()
+
 
 def main() -> int:
     """The whole run."""
+    processes = cli.processes()
     config, workdir = cli.config_and_workdir()
     with cli.quiet_native_code():
         from dars_jax import run  # heavy: only now that the command line is known to be right
 
-    return run.train(config, workdir)
+    return run.train(config, workdir, processes)
 
 
 if __name__ == "__main__":

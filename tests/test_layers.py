@@ -11,12 +11,12 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "dars_jax"
 # A module imports from layers below its own, or from an earlier name of its own line.
 LAYERS = [
     ["allocator", "objective", "passk"],
-    ["types", "config"],
+    ["types", "config", "distributed"],
     ["model", "attention", "sharding", "hf_config", "hf_layout", "weights", "gguf",
      "text", "countdown", "countdown_tfds", "word_problems", "sources", "data", "rewards",
      "progress", "benchmarks", "hlo", "hlo_traffic", "flops"],
     ["slots", "sampler", "decode", "programs", "session", "engine", "serving"],
-    ["rollout", "simulate", "batch", "loss", "update"],
+    ["rollout", "simulate", "batch", "loss", "update", "exchange"],
     ["plan", "presets", "warmup", "build", "metrics", "checkpoint",
      "figures", "evaluation_report", "evaluate", "trainer", "topology", "aot", "aot_report"],
     ["cli", "generations", "run", "serve", "bench", "soak", "compile_step"],

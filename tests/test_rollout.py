@@ -85,7 +85,9 @@ def test_every_prompt_gets_its_pre_rollouts_and_its_top_ups(data):
         rng.shuffle(open_requests)
         for _ in range(min(len(open_requests), rng.integers(0, 9))):
             p, sample, *_ = open_requests.pop()
-            scheduler.graded(p, bool(outcome[p, sample]))
+            counts = np.zeros((COUNT, 2), np.int32)
+            counts[p] = 1, outcome[p, sample]
+            scheduler.graded(counts)
         scheduler.allocate()
         if scheduler.done and not open_requests:
             break

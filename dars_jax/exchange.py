@@ -1,0 +1,67 @@
+"""Rollouts and counts between processes, each of which sampled and graded a part.
+
+A message is one int32 vector: a column per field of Rollouts, then the tokens and the bits of the
+log-probabilities without padding.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from dars_jax import distributed
+from dars_jax.distributed import Replicas
+from dars_jax.types import Rollouts
+
+_COLUMNS = {"prompt": np.int32, "sample": np.int32, "stage": np.int32, "length": np.int32,
+            "truncated": bool, "reward": np.float32, "verdict": np.int8}  # fmt: skip
+
+
+def pack(r: Rollouts) -> np.ndarray:
+    """Rollouts -> int32[1 + 7 N + 2 tokens]."""
+    columns = [getattr(r, name) for name in _COLUMNS]
+    as_int = [x.view(np.int32) if x.dtype == np.float32 else x.astype(np.int32) for x in columns]
+    live = _live(r.length, r.tokens.shape[1])
+    flat = (r.tokens[live], r.logprob[live].view(np.int32))
+    return np.concatenate([[len(r)], *as_int, *flat]).astype(np.int32)
+
+
+def unpack(message: np.ndarray, width: int) -> Rollouts:
+    """The inverse; `width` is C, the length of a row of tokens."""
+    n = int(message[0])
+    body, flat = message[1 : 1 + len(_COLUMNS) * n], message[1 + len(_COLUMNS) * n :]
+    fields = {
+        name: x.view(np.float32) if dtype is np.float32 else x.astype(dtype)
+        for (name, dtype), x in zip(_COLUMNS.items(), body.reshape(len(_COLUMNS), n), strict=True)
+    }
+    live = _live(fields["length"], width)
+    tokens, logprob = np.zeros((n, width), np.int32), np.zeros((n, width), np.float32)
+    tokens[live], bits = np.split(flat, 2)
+    logprob[live] = bits.view(np.float32)
+    return Rollouts(**fields, tokens=tokens, logprob=logprob)
+
+
+def _live(length: np.ndarray, width: int) -> np.ndarray:
+    return np.arange(width) < length[:, None]
+
+
+def gather(mine: Rollouts) -> Rollouts:
+    """The rollouts of every process's own prompts -> all of them, in canonical order."""
+    if jax.process_count() == 1:
+        return mine
+    width = mine.tokens.shape[1]
+    parts = [unpack(message, width) for message in distributed.gather_ragged(pack(mine))]
+    names = [f.name for f in dataclasses.fields(Rollouts)]
+    whole = {name: np.concatenate([getattr(x, name) for x in parts]) for name in names}
+    order = np.lexsort((whole["sample"], whole["prompt"]))
+    return Rollouts(**{name: x[order] for name, x in whole.items()})
+
+
+def share_counts(counts: np.ndarray, replicas: Replicas) -> np.ndarray:
+    """int32[P,k] of the own prompts -> of all; prompt p belongs to replica p % E."""
+    if jax.process_count() == 1:
+        return counts
+    e, p = len(replicas.mine), len(counts)
+    padded = np.pad(counts, ((0, -p % e), (0, 0)))
+    by_replica = padded.reshape(-1, e, counts.shape[1]).swapaxes(0, 1)
+    return replicas.share(by_replica).swapaxes(0, 1).reshape(padded.shape)[:p]
