@@ -96,8 +96,10 @@ def simulate(
         longest = max(x[0] for x in outcomes)
         steps, busy = steps + longest, busy + sum(x[1] for x in outcomes)
         capacity += longest * slots * replicas
+        counts = np.zeros((num_prompts, 2), np.int32)
         for p, sample in fresh:
-            scheduler.graded(p, bool(correct[p, sample]))
+            counts[p] += (1, correct[p, sample])
+        scheduler.graded(counts)
         fresh = [scheduler.locate(e, row) for e, x in enumerate(outcomes) for row in x[2]]
         scheduler.allocate()
         if scheduler.done and not fresh:
