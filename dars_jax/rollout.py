@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from dars_jax import allocator, exchange
-from dars_jax.rewards import Grader
+from dars_jax.rewards import Grade, Grader
 from dars_jax.session import Request, SamplingConfig, Session
 from dars_jax.types import Prompts, Rollouts
 
@@ -239,11 +239,9 @@ def collect(
         t = clock.charge("decode", t)
         if outcome.idle and not outcome.completed:
             graded += grader.collect(wait=True)
-        counts = np.zeros((len(prompts), 2), np.int32)
         for request, grade in graded:
-            p, sample = divmod(request, config.n_max)
-            store.grade(p, sample, grade)
-            counts[p] += (1, grade.reward > 0.5)
+            store.grade(*divmod(request, config.n_max), grade)
+        counts = _count(graded, len(prompts), config.n_max)
         scheduler.graded(exchange.share_counts(counts, session.replicas))
         finished += outcome.completed
         tokens += outcome.tokens
@@ -258,6 +256,14 @@ def collect(
                          s["allocate"])  # fmt: skip
     mine = session.replicas.mine[np.arange(len(prompts)) % session.num_replicas]
     return exchange.gather(store.rollouts(np.where(mine, scheduler.sampled, 0))), stats
+
+
+def _count(graded: list[tuple[int, Grade]], num_prompts: int, n_max: int) -> np.ndarray:
+    """Grades of requests -> int32[P,2], how many of each prompt and how many of them right."""
+    every = [request // n_max for request, _ in graded]
+    right = [request // n_max for request, grade in graded if grade.reward > 0.5]
+    counts = [np.bincount(np.array(x, np.intp), minlength=num_prompts) for x in (every, right)]
+    return np.stack(counts, 1).astype(np.int32)
 
 
 class _Store:
@@ -279,7 +285,7 @@ class _Store:
         self._length[p, sample], self._stage[p, sample] = n, stage
         self._truncated[p, sample] = ids[-1] not in self._eos
 
-    def grade(self, p: int, sample: int, grade: Any) -> None:
+    def grade(self, p: int, sample: int, grade: Grade) -> None:
         self._reward[p, sample], self._verdict[p, sample] = grade.reward, int(grade.verdict)
 
     def rollouts(self, sampled: np.ndarray) -> Rollouts:

@@ -18,7 +18,7 @@ from dars_jax.types import Rollouts
 ROUNDING = ("loss", "entropy", "kl", "grad_norm", "logprob_gap", "logprob_gap_max",
             "clip_fraction")  # fmt: skip
 OF_THE_MESH = ("slot_occupancy", "decode_steps")
-LONGEST = 240  # seconds a group of processes may take
+LONGEST = 600  # seconds a group of processes may take, on a machine with other work
 
 
 def without_clock(row):
