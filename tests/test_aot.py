@@ -241,7 +241,7 @@ def test_a_small_policy_fits_and_publishing_only_gathers(command, tmp_path):
     output = tmp_path / "programs.jsonl"
     axes = ("--config.mesh.data=1", "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
     done = command("--topology", "v5e:2x2", "--programs", "publish,prefill,decode",
-                   "--output", output, *axes)  # fmt: skip
+                   "--num_layers", "1", "--output", output, *axes)  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     *programs, step = map(json.loads, output.read_text().splitlines())
     assert [p["program"] for p in programs] == ["publish", "prefill", "decode"]
