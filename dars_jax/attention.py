@@ -4,10 +4,14 @@ Letters: B rows, T tokens, S decode slots, C cache positions, H query heads, K k
 d head size, G = H / K query heads per key/value head.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask
 
 _MASKED = -1e30  # finite: a row that sees nothing must give numbers, not NaN
 _QUERY_BLOCK = 72  # tokens
@@ -52,7 +56,53 @@ def packed_attention(
         own = segment[:, rows, None] == segment[:, None, keys]
         visible &= own | (segment[:, None, keys] == 0)
         out.append(_attend(q[:, rows], k[:, keys], v[:, keys], visible))
-    return jnp.concatenate(out, axis=1), None
+    return checkpoint_name(jnp.concatenate(out, axis=1), "attended"), None
+
+
+_LANES = 128  # splash attention's blocks are multiples of a vector register's width
+
+
+def splash_fits(row_tokens: int, head_dim: int) -> bool:
+    """Whether `splash_attention` can handle rows of this length and heads of this size."""
+    return row_tokens % _LANES == 0 and head_dim % _LANES == 0
+
+
+def splash_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, packing: Packing, *, interpret: bool = False
+) -> tuple[jax.Array, None]:
+    """Causal attention inside packed rows by a TPU kernel that never writes scores to memory.
+
+    The kernel knows equality of ids only, so every group of a row must be one sequence: a prompt
+    and a single rollout, as `batch.assemble` lays them out with `share_prompt=False`.
+
+    Args:
+      interpret: run the kernel as plain JAX, for tests on other hardware.
+    """
+    kernel = _splash_kernel(q.shape[2], q.shape[1], interpret)
+    q = (q * q.shape[-1] ** -0.5).astype(q.dtype)
+    heads_first = lambda x: jnp.transpose(x, (0, 2, 1, 3))  # noqa: E731
+    ids = splash.SegmentIds(packing.group, packing.group)
+    out = jax.vmap(kernel)(*map(heads_first, (q, k, v)), ids)
+    return heads_first(out), None
+
+
+def _splash_kernel(num_heads: int, length: int, interpret: bool) -> splash.SplashAttentionKernel:
+    mask = splash_attention_mask.CausalMask((length, length))
+    block = functools.partial(_block, length)
+    sizes = splash.BlockSizes(
+        block_q=block(1024), block_kv=block(1024), block_kv_compute=block(512),
+        block_q_dkv=block(1024), block_kv_dkv=block(2048), block_kv_dkv_compute=block(512),
+        use_fused_bwd_kernel=True,
+    )  # fmt: skip
+    return splash.make_splash_mha(
+        splash_attention_mask.MultiHeadMask([mask] * num_heads), block_sizes=sizes,
+        head_shards=1, q_seq_shards=1, residual_checkpoint_name="attended", interpret=interpret,
+    )  # fmt: skip
+
+
+def _block(length: int, most: int) -> int:
+    """Largest multiple of the lanes that divides the length, up to `most`."""
+    return max(n for n in range(_LANES, most + 1, _LANES) if length % n == 0)
 
 
 def prompt_attention(

@@ -9,6 +9,9 @@ its rollouts as fit behind it:
 The last prompt token is repeated in front of every rollout, since it predicts that rollout's first
 token; a rollout's last token predicts nothing and is left out.  A rollout of n tokens so costs
 exactly n, and a prompt of L tokens L-1 per piece, instead of L + n per rollout.
+
+A kernel that knows equality of segments only needs whole sequences: without `share_prompt` a piece
+holds a single rollout.
 """
 
 import bisect
@@ -26,6 +29,7 @@ class BatchShape:
     rows: int
     micro_batches: int
     row_tokens: int
+    share_prompt: bool = True  # a piece may hold several rollouts of its group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +39,14 @@ class _Piece:
     size: int  # tokens
 
 
-def _pieces(group: int, rollouts: np.ndarray, lengths: np.ndarray, prefix: int, room: int) -> list:
-    """Cuts a group into pieces of at most `room` tokens, filled in order."""
+def _pieces(
+    group: int, rollouts: np.ndarray, lengths: np.ndarray, prefix: int, shape: BatchShape
+) -> list[_Piece]:
+    """Cuts a group into pieces of at most a row, filled in order."""
     pieces, start, size = [], 0, prefix
     for i, n in enumerate(lengths):
-        if size + n > room and i > start:
+        full = size + n > shape.row_tokens or not shape.share_prompt
+        if full and i > start:
             pieces.append(_Piece(group, rollouts[start:i], size))
             start, size = i, prefix
         size += int(n)
@@ -105,7 +112,7 @@ def assemble(
             lengths = rollouts.length[members]
             tokens += int(lengths.sum())
             prefix = len(prompts.tokens[p]) - 1
-            pieces += _pieces(int(p), members, lengths, prefix, shape.row_tokens)
+            pieces += _pieces(int(p), members, lengths, prefix, shape)
         filled = _fill_rows(pieces, shape.row_tokens)
         used = -(-len(filled) // shape.rows)
         rows += filled + [[]] * (used * shape.rows - len(filled))

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import optax
 
-from dars_jax import data, distributed, plan, sharding, text, update, warmup, weights
+from dars_jax import data, distributed, memory, plan, sharding, text, update, warmup, weights
 from dars_jax.config import ConfigDict, cache_dir
 from dars_jax.engine import PolicyEngine
 from dars_jax.plan import Plan, decode_config
@@ -42,7 +42,8 @@ class Parts:
 def make_plan(config: ConfigDict) -> Plan:
     """Checks the configuration, with the sizes that policy.path states if it is given."""
     path = config.policy.path
-    return plan.validate(config, jax.device_count(), weights.read_config(path) if path else None)
+    model = weights.read_config(path) if path else None
+    return plan.validate(config, jax.device_count(), model, memory.hardware(jax.devices()[0]))
 
 
 def make_parts(plan: Plan, log: Log) -> Parts:

@@ -22,7 +22,9 @@ def defaults() -> ConfigDict:
     c.policy.path = ""  # Hugging Face directory; "" is the embedded policy, trained when first used
     c.policy.architecture = "countdown"  # sizes where no directory is given: a key of ARCHITECTURES
     c.policy.dtype = "float32"  # of the computation; master weights are float32 always
-    c.policy.remat = "none"  # what the backward pass recomputes: a key of REMAT_POLICIES
+    # What the backward pass recomputes: a key of REMAT_POLICIES, or "auto" for as little as fits.
+    c.policy.remat = "none"
+    c.policy.attention = "auto"  # of the update: "xla", "splash" (a TPU kernel), "auto" by hardware
 
     c.data = ConfigDict()
     c.data.train = "tfds:countdown:train"  # tfds:NAME:SPLIT, or a .jsonl or .parquet file
@@ -68,6 +70,9 @@ def defaults() -> ConfigDict:
     c.learner.loss_scale = 1.0  # only the norm clip and Adam's eps can tell
     c.learner.row_tokens = 64  # T, length of a packed row
     c.learner.micro_batch_rows = 32  # b, over all devices
+    # When shards of the weights become whole: "epoch", once per optimizer step, "layer", when a
+    # layer's turn comes, or "auto": "epoch" where it fits.
+    c.learner.gather = "auto"
     c.learner.max_micro_batches = 0  # capacity; 0 is enough for any step
 
     c.optimizer = ConfigDict()

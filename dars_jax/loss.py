@@ -1,4 +1,4 @@
-"""The policy loss of one micro-batch, with the head fused in so that logits never exist whole.
+"""The policy loss of hidden states, with the head fused in so that logits never exist whole.
 
 Letters: b rows, T tokens, D model width, V vocabulary, c tokens of a chunk.
 """
@@ -11,8 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from dars_jax import objective
-from dars_jax.attention import Packing, packed_attention
-from dars_jax.model import ModelConfig, Params, forward, head_matrix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +48,16 @@ class Sums:
         total = jax.tree.map(jnp.add, self, other)
         return dataclasses.replace(total, gap_max=jnp.maximum(self.gap_max, other.gap_max))
 
+    def over_devices(self, axes: tuple[str, ...]) -> "Sums":
+        """Sums of all devices along the mesh axes, inside shard_map."""
+        total = jax.lax.psum(self, axes)
+        return dataclasses.replace(total, gap_max=jax.lax.pmax(self.gap_max, axes))
 
-def _chunk_loss(
-    hidden: jax.Array, head: jax.Array, data: dict[str, Any], config: LossConfig
+
+def _token_loss(
+    logits: jax.Array, data: dict[str, Any], config: LossConfig
 ) -> tuple[jax.Array, tuple[Sums, jax.Array]]:
-    """hidden [b,c,D], head [V,D], data [b,c] each -> (loss, (Sums, logprob float32[b,c]))."""
-    logits = jnp.einsum("bcd,vd->bcv", hidden, head, preferred_element_type=jnp.float32)
+    """logits [b,c,V], data [b,c] each -> (loss, (Sums, logprob float32[b,c]))."""
     logprob, entropy = objective.logprob_and_entropy(
         logits, data["target"], temperature=config.temperature
     )
@@ -78,95 +80,67 @@ def _chunk_loss(
     return loss, (jax.lax.stop_gradient(sums), jax.lax.stop_gradient(logprob))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def head_loss(
-    hidden: jax.Array, head: jax.Array, data: dict[str, Any], config: LossConfig, chunk: int
-) -> tuple[jax.Array, tuple[Sums, jax.Array]]:
-    """Loss of hidden [b,T,D] in chunks of c tokens of every row.
-
-    The gradient with respect to the logits is taken chunk by chunk during the forward pass, while
-    the logits are at hand, so the backward pass multiplies instead of computing them again.
-    """
-    return _head_loss_forward(hidden, head, data, config, chunk)[0]
+def _chunks(x: jax.Array, chunk: int) -> jax.Array:
+    """[b,T,…] -> [T/c,b,c,…]: no data leaves its row."""
+    b, t, *rest = x.shape
+    return jnp.moveaxis(x.reshape(b, t // chunk, chunk, *rest), 1, 0)
 
 
-def _head_loss_forward(
-    hidden: jax.Array, head: jax.Array, data: dict[str, Any], config: LossConfig, chunk: int
-) -> tuple[Any, Any]:
-    per_token = {k: v for k, v in data.items() if jnp.ndim(v)}
-    scalars = {k: v for k, v in data.items() if not jnp.ndim(v)}
-
-    def split(x: jax.Array) -> jax.Array:  # [b,T,…] -> [T/c,b,c,…], no data leaves its row
-        b, t, *rest = x.shape
-        return jnp.moveaxis(x.reshape(b, t // chunk, chunk, *rest), 1, 0)
-
-    def body(carry: Any, xs: Any) -> Any:
-        loss, sums, d_head = carry
-        h, arrays = xs
-        grad = jax.value_and_grad(_chunk_loss, argnums=(0, 1), has_aux=True)
-        (value, (new, logprob)), (d_h, d_w) = grad(h, head, {**arrays, **scalars}, config)
-        return (loss + value, sums + new, d_head + d_w), (d_h, logprob)
-
-    start = (jnp.zeros(()), Sums.zeros(), jnp.zeros(head.shape, jnp.float32))
-    (loss, sums, d_head), (d_hidden, logprob) = jax.lax.scan(
-        body, start, (split(hidden), jax.tree.map(split, per_token))
-    )
-    join = lambda x: jnp.moveaxis(x, 0, 1).reshape(*hidden.shape[:2], *x.shape[3:])  # noqa: E731
-    return (loss, (sums, join(logprob))), (join(d_hidden), d_head.astype(head.dtype))
+def _joined(x: jax.Array) -> jax.Array:
+    """[T/c,b,c,…] -> [b,T,…]."""
+    n, b, chunk, *rest = x.shape
+    return jnp.moveaxis(x, 0, 1).reshape(b, n * chunk, *rest)
 
 
-def _head_loss_backward(config: LossConfig, chunk: int, residuals: Any, cotangent: Any) -> Any:
-    d_hidden, d_head = residuals
-    g = cotangent[0]
-    return (g * d_hidden).astype(d_hidden.dtype), (g * d_head).astype(d_head.dtype), None
-
-
-head_loss.defvjp(_head_loss_forward, _head_loss_backward)
-
-
-def micro_loss(
-    params: Params,
-    batch: dict[str, jax.Array],
-    *,
-    model_config: ModelConfig,
+def head_gradient(
+    hidden: jax.Array,
+    head: jax.Array,
+    total: jax.Array,
+    data: dict[str, Any],
     config: LossConfig,
     chunk: int,
-    dtype: jnp.dtype,
-    remat: str,
-) -> tuple[jax.Array, tuple[Sums, jax.Array]]:
-    """Loss of one micro-batch [b,T]; also its sums, and the log-probs float32[b,T]."""
-    packing = Packing(batch["group"], batch["segment"])
-    hidden, _ = forward(params, model_config, batch["tokens"], batch["position"],
-                        attention=packed_attention, state=packing, dtype=dtype,
-                        remat=remat)  # fmt: skip
-    names = ("target", "advantage", "weight", "sampler_logprob", "old_logprob",
-             "reference_logprob", "first", "entropy_weight")  # fmt: skip
-    data = {name: batch[name] for name in names if name in batch}
-    return head_loss(hidden, head_matrix(params).astype(dtype), data, config, chunk)
+) -> tuple[Sums, jax.Array, jax.Array, jax.Array]:
+    """Loss of hidden [b,T,D] under the head [V,D], and its gradient, in chunks of c tokens a row.
+
+    The gradient is taken while the logits are at hand, so that no second pass computes them again.
+
+    Args:
+      total: float32[V,D], to which the gradient of the head is added.
+      data: float or int [b,T] arrays and scalars, see `_token_loss`.
+
+    Returns:
+      (Sums, logprob float32[b,T], gradient of hidden, total)
+    """
+    per_token = {k: v for k, v in data.items() if jnp.ndim(v)}
+    scalars = {k: v for k, v in data.items() if not jnp.ndim(v)}
+    grad = jax.value_and_grad(_token_loss, has_aux=True)
+
+    def body(carry: tuple[Sums, jax.Array], xs: Any) -> Any:
+        sums, total = carry
+        h, arrays = xs
+        logits = jnp.einsum("bcd,vd->bcv", h, head, preferred_element_type=jnp.float32)
+        (_, (new, logprob)), d_logits = grad(logits, {**arrays, **scalars}, config)
+        d_logits = d_logits.astype(h.dtype)
+        d_h = jnp.einsum("bcv,vd->bcd", d_logits, head)
+        d_head = jnp.einsum("bcv,bcd->vd", d_logits, h, preferred_element_type=jnp.float32)
+        return (sums + new, total + d_head), (d_h, logprob)
+
+    (sums, total), (d_hidden, logprob) = jax.lax.scan(
+        body, (Sums.zeros(), total),
+        (_chunks(hidden, chunk), {k: _chunks(v, chunk) for k, v in per_token.items()}),
+    )  # fmt: skip
+    return sums, _joined(logprob), _joined(d_hidden), total
 
 
-def micro_logprob(
-    params: Params,
-    batch: dict[str, jax.Array],
-    *,
-    model_config: ModelConfig,
-    temperature: float,
-    chunk: int,
-    dtype: jnp.dtype,
+def head_logprob(
+    hidden: jax.Array, head: jax.Array, target: jax.Array, temperature: float, chunk: int
 ) -> jax.Array:
-    """Log-probs of the targets of one micro-batch -> float32[b,T], without a gradient."""
-    packing = Packing(batch["group"], batch["segment"])
-    hidden, _ = forward(params, model_config, batch["tokens"], batch["position"],
-                        attention=packed_attention, state=packing, dtype=dtype)  # fmt: skip
-    head = head_matrix(params).astype(dtype)
-    b, t, d = hidden.shape
+    """Log-probs float32[b,T] of the targets int32[b,T] under hidden [b,T,D] and the head [V,D]."""
 
     def body(_: None, xs: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
         h, target = xs
         logits = jnp.einsum("bcd,vd->bcv", h, head, preferred_element_type=jnp.float32)
         return None, objective.logprob_and_entropy(logits, target, temperature=temperature)[0]
 
-    h = jnp.moveaxis(hidden.reshape(b, t // chunk, chunk, d), 1, 0)
-    target = jnp.moveaxis(batch["target"].reshape(b, t // chunk, chunk), 1, 0)
-    _, logprob = jax.lax.scan(body, None, (h, target))
-    return jnp.moveaxis(logprob, 0, 1).reshape(b, t)
+    _, logprob = jax.lax.scan(body, None, (_chunks(hidden, chunk), _chunks(target, chunk)))
+    return _joined(logprob)

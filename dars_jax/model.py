@@ -86,6 +86,7 @@ REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "qkv": jax.checkpoint_policies.save_only_these_names("q", "k", "v"),
     "attention": jax.checkpoint_policies.save_only_these_names("q", "k", "v", "attended"),
+    "up": jax.checkpoint_policies.save_only_these_names("q", "k", "v", "attended", "up"),
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
@@ -114,6 +115,22 @@ def rotate(x: jax.Array, position: jax.Array, frequency: np.ndarray) -> jax.Arra
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x.dtype)
+
+
+@jax.custom_vjp
+def gated(gate: jax.Array, up: jax.Array) -> jax.Array:
+    """silu(gate) * up."""
+    return nn.silu(gate) * up
+
+
+def _gated_backward(gate_and_up: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> Any:
+    _, pull = jax.vjp(lambda gate, up: nn.silu(gate) * up, *gate_and_up)
+    # Fused into the matrix products that use them, TPUs compute these once per tile of a product:
+    # 12.2 million cycles for one that takes 4.4 (v5e, 7B).
+    return jax.lax.optimization_barrier(pull(cotangent))
+
+
+gated.defvjp(lambda gate, up: (gated(gate, up), (gate, up)), _gated_backward)
 
 
 class RMSNorm(nn.Module):
@@ -151,12 +168,11 @@ class Block(nn.Module):
         k = checkpoint_name(rotate(k, position, frequency), "k")
         v = checkpoint_name(v, "v")
         out, kept = self.attention(q, k, v, state)
-        out = checkpoint_name(out, "attended")
         x = x + self._project("o", out, c.d_model, ("heads", "head_dim", "embed"), axis=(-2, -1))
         y = RMSNorm(c.norm_eps, "norm", name="mlp_norm")(x)
         gate = self._project("gate", y, c.d_ff, ("embed", "mlp"))
-        up = self._project("up", y, c.d_ff, ("embed", "mlp"))
-        x = x + self._project("down", nn.silu(gate) * up, c.d_model, ("mlp", "embed"))
+        up = checkpoint_name(self._project("up", y, c.d_ff, ("embed", "mlp")), "up")
+        x = x + self._project("down", gated(gate, up), c.d_model, ("mlp", "embed"))
         return x, kept
 
     def _project(

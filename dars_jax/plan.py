@@ -5,15 +5,18 @@ import dataclasses
 import jax.numpy as jnp
 import ml_collections
 
-from dars_jax import allocator, objective
+from dars_jax import allocator, memory, objective
+from dars_jax.attention import splash_fits
 from dars_jax.batch import BatchShape, capacity
 from dars_jax.config import ConfigDict
+from dars_jax.gradient import GATHER_MODES
 from dars_jax.loss import LossConfig
+from dars_jax.memory import Hardware
 from dars_jax.model import ARCHITECTURES, REMAT_POLICIES, ModelConfig
 from dars_jax.rollout import RolloutConfig
 from dars_jax.session import SamplingConfig
 from dars_jax.slots import DecodeConfig
-from dars_jax.update import OptimizerConfig, UpdateConfig
+from dars_jax.update import ATTENTION, OptimizerConfig, UpdateConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Plan:
     optimizer: OptimizerConfig
     update: UpdateConfig
     batch: BatchShape
+    choices: str  # what "auto" became, and why
 
 
 def _check(condition: bool, message: str) -> None:
@@ -96,8 +100,9 @@ def _check_rollout(c: ConfigDict) -> None:
     _check(r.top_k >= 0, f"rollout.top_k must be 0 or more, got {r.top_k}")
 
 
-def _check_update(c: ConfigDict, batch_shards: int) -> None:
+def _check_update(c: ConfigDict, num_devices: int) -> None:
     u, longest = c.learner, c.data.max_prompt_tokens + c.rollout.max_tokens
+    _one_of("learner.gather", u.gather, ("auto", *GATHER_MODES))
     _one_of("learner.aggregation", u.aggregation, objective.AGGREGATIONS)
     for key in ("num_epochs", "num_minibatches", "row_tokens", "micro_batch_rows"):
         _check(u[key] >= 1, f"learner.{key} must be at least 1, got {u[key]}")
@@ -111,9 +116,9 @@ def _check_update(c: ConfigDict, batch_shards: int) -> None:
         "(data.max_prompt_tokens + rollout.max_tokens)",
     )
     _check(
-        u.micro_batch_rows % batch_shards == 0,
-        f"learner.micro_batch_rows = {u.micro_batch_rows} does not divide over the {batch_shards} "
-        "shards of mesh.data x mesh.fsdp",
+        u.micro_batch_rows % num_devices == 0,
+        f"learner.micro_batch_rows = {u.micro_batch_rows} does not divide over the {num_devices} "
+        "devices",
     )
     for key in ("clip_low", "clip_high", "loss_scale"):
         _check(u[key] > 0, f"learner.{key} must be above 0, got {u[key]}")
@@ -143,11 +148,33 @@ def _check_rest(c: ConfigDict) -> None:
         _check(c[section][name] >= 1, f"{key} must be at least 1, got {c[section][name]}")
 
 
-def validate(config: ConfigDict, num_devices: int, model: ModelConfig | None = None) -> Plan:
+def _attention(c: ConfigDict, model: ModelConfig, platform: str) -> str:
+    """Which attention the update runs."""
+    _one_of("policy.attention", c.policy.attention, ("auto", *ATTENTION))
+    fits = splash_fits(c.learner.row_tokens, model.head_dim)
+    if c.policy.attention == "auto":
+        return "splash" if fits and platform == "tpu" else "xla"
+    if c.policy.attention == "splash":
+        _check(platform == "tpu", "policy.attention = 'splash' runs on TPUs only: use 'auto'")
+        _check(
+            fits,
+            f"policy.attention = 'splash' needs learner.row_tokens = {c.learner.row_tokens} and "
+            f"heads of {model.head_dim} features to be multiples of 128: use 'xla'",
+        )
+    return c.policy.attention
+
+
+def validate(
+    config: ConfigDict,
+    num_devices: int,
+    model: ModelConfig | None = None,
+    hardware: Hardware = Hardware(),  # noqa: B008, frozen
+) -> Plan:
     """Checks every setting before any chip is busy, and derives every size.
 
     Args:
       model: sizes read from policy.path; None takes policy.architecture.
+      hardware: of one device, by which "auto" settings are settled.
 
     Raises:
       ValueError: one line with the key, what it is, and what would do.
@@ -157,14 +184,15 @@ def validate(config: ConfigDict, num_devices: int, model: ModelConfig | None = N
         _one_of("policy.architecture", c.policy.architecture, ARCHITECTURES)
         model = ARCHITECTURES[c.policy.architecture]
     _one_of("policy.dtype", c.policy.dtype, ("float32", "bfloat16"))
-    _one_of("policy.remat", c.policy.remat, REMAT_POLICIES)
+    _one_of("policy.remat", c.policy.remat, ("auto", *REMAT_POLICIES))
     _check_rest(c)
     _check_optimizer(c)
     mesh = _mesh_shape(c, num_devices)
     _check_model(model, mesh)
     _check_rollout(c)
     replicas = mesh[0] * mesh[1]
-    _check_update(c, replicas)
+    _check_update(c, num_devices)
+    attention = _attention(c, model, hardware.platform)
 
     sampling = SamplingConfig(c.rollout.temperature, c.rollout.top_p, c.rollout.top_k,
                               c.rollout.max_tokens)  # fmt: skip
@@ -183,7 +211,12 @@ def validate(config: ConfigDict, num_devices: int, model: ModelConfig | None = N
                     c.rollout.max_tokens, c.learner.row_tokens,
                     c.learner.num_minibatches)  # fmt: skip
     most = -(-rows // c.learner.micro_batch_rows) + c.learner.num_minibatches - 1
-    row_tokens = c.learner.row_tokens
+    row_tokens, micro_batches = c.learner.row_tokens, c.learner.max_micro_batches or most
+    device_rows = c.learner.micro_batch_rows // num_devices
+    chunk = _loss_chunk(row_tokens, device_rows, model.vocab_size)
+    dtype = jnp.dtype(c.policy.dtype)
+    work = memory.Work(model, mesh, device_rows, row_tokens, micro_batches, chunk, dtype.itemsize)
+    gather, remat, choices = memory.choose(work, hardware.memory, c.learner.gather, c.policy.remat)
     return Plan(
         config=ml_collections.FrozenConfigDict(c),
         model=model,
@@ -199,14 +232,15 @@ def validate(config: ConfigDict, num_devices: int, model: ModelConfig | None = N
             num_epochs=c.learner.num_epochs,
             num_minibatches=c.learner.num_minibatches,
             loss_scale=c.learner.loss_scale,
-            chunk=_loss_chunk(row_tokens, c.learner.micro_batch_rows // replicas,
-                              model.vocab_size // mesh[2]),
-            dtype=jnp.dtype(c.policy.dtype),
-            remat=c.policy.remat,
+            chunk=chunk,
+            dtype=dtype,
+            remat=remat,
+            gather=gather,
+            attention=attention,
         ),
-        batch=BatchShape(
-            c.learner.micro_batch_rows, c.learner.max_micro_batches or most, row_tokens
-        ),
+        batch=BatchShape(c.learner.micro_batch_rows, micro_batches, row_tokens,
+                         share_prompt=attention != "splash"),
+        choices=choices,
     )  # fmt: skip
 
 
@@ -225,9 +259,12 @@ def decode_config(plan: Plan, eos_ids: tuple[int, ...]) -> DecodeConfig:
     )
 
 
-def _loss_chunk(row_tokens: int, rows_per_device: int, vocab_per_device: int) -> int:
-    """Tokens of a row whose float32 logits are alive at a time: at most 2**27 numbers a device."""
+def _loss_chunk(row_tokens: int, rows_per_device: int, vocab_size: int) -> int:
+    """Tokens of a row whose float32 logits are alive at a time: at most 2**28 numbers a device.
+
+    Each chunk adds to the head's whole gradient in memory, so larger ones cost less.
+    """
     chunk = row_tokens
-    while chunk % 2 == 0 and rows_per_device * chunk * vocab_per_device > 2**27:
+    while chunk % 2 == 0 and rows_per_device * chunk * vocab_size > 2**28:
         chunk //= 2
     return chunk

@@ -29,7 +29,7 @@ def _countdown_3072(c: ConfigDict, broad: bool) -> None:
 def _pod(c: ConfigDict, architecture: str, broad: bool) -> None:
     """What the paper's three policies share."""
     c.policy.architecture = architecture
-    c.policy.dtype, c.policy.remat = "bfloat16", "full"
+    c.policy.dtype, c.policy.remat = "bfloat16", "auto"
     c.data.train = c.data.test = ""  # the user's files
     c.data.max_prompt_tokens, c.rollout.max_tokens = 1024, 3072
     c.reward.name, c.reward.num_workers = "math", 16

@@ -1,7 +1,9 @@
 """Which mesh axis holds which dimension.
 
-Three axes: "data" replicates the parameters, "fsdp" splits them and the batch, "tensor" splits
-heads, feed-forward and vocabulary.  Every array of the program is placed by a rule on this page.
+Three axes: "data" replicates the parameters, "fsdp" splits them along the model width, "tensor"
+along heads, feed-forward and vocabulary.  Decoding runs one engine per (data, fsdp) index and
+splits its products over "tensor"; the update spreads its rows over all three axes and gathers
+weights instead.  Every array of the program is placed by a rule on this page.
 """
 
 import dataclasses
@@ -11,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax import lax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -18,7 +21,7 @@ from dars_jax import model
 from dars_jax.types import UpdateBatch
 
 MESH_AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")  # rows of a batch and decode slots spread over both
+BATCH_AXES = ("data", "fsdp")  # decode slots spread over both
 
 _TRAIN_RULES = (
     ("embed", "fsdp"),
@@ -91,16 +94,54 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def batch_shardings(mesh: Mesh) -> UpdateBatch:
-    """Rows split over the batch axes, bounds and counts everywhere."""
-    whole = ("bounds", "token_count")
+    """Rows split over all devices, bounds and counts everywhere."""
+    whole, split = replicated(mesh), NamedSharding(mesh, PartitionSpec(MESH_AXES))
+    names = [f.name for f in dataclasses.fields(UpdateBatch)]
     return UpdateBatch(
-        **{
-            f.name: replicated(mesh) if f.name in whole else rows(mesh)
-            for f in dataclasses.fields(UpdateBatch)
-        }
+        **{name: whole if name in ("bounds", "token_count") else split for name in names}
     )
 
 
 def put_batch(batch: UpdateBatch, mesh: Mesh) -> UpdateBatch:
     """A batch of host arrays onto the mesh."""
     return jax.tree.map(put, batch, batch_shardings(mesh))
+
+
+# Collectives of the update, inside shard_map.  One mesh axis each: over several axes at once the
+# TPU compiler turns a reduce-scatter into an all-reduce of the whole.
+
+
+def _dimension(spec: PartitionSpec, axis: str) -> int | None:
+    """Dimension that a spec splits over a mesh axis; None if there is nothing to split."""
+    if lax.axis_size(axis) == 1 or axis not in spec:
+        return None
+    return spec.index(axis)
+
+
+def gather(tree: Any, specs: Any, axis: str) -> Any:
+    """Shards -> arrays whole along the mesh axis."""
+
+    def one(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+        at = _dimension(spec, axis)
+        return x if at is None else lax.all_gather(x, axis, axis=at, tiled=True)
+
+    return jax.tree.map(one, tree, specs)
+
+
+def scatter_sum(tree: Any, specs: Any, axis: str) -> Any:
+    """Sums over the mesh axis; what a spec splits over it ends as shards, the rest is kept."""
+
+    def one(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+        at = _dimension(spec, axis)
+        return x if at is None else lax.psum_scatter(x, axis, scatter_dimension=at, tiled=True)
+
+    return jax.tree.map(one, tree, specs)
+
+
+def whole_sum(tree: Any, specs: Any, axis: str) -> Any:
+    """Sums over the mesh axis what no spec splits over it; the rest is kept."""
+
+    def one(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+        return x if lax.axis_size(axis) == 1 or axis in spec else lax.psum(x, axis)
+
+    return jax.tree.map(one, tree, specs)

@@ -5,6 +5,9 @@ baselines cut the batch.  Inside it a loop over micro-batches, whose bound is da
 gradients.  Weights and denominators are part of the batch, so there is nothing to average and any
 cut of the same rows gives the same gradient.
 
+Gradients are computed in shard_map over the whole mesh, every device on rows of its own; the
+collectives are written out in gradient.py.  The optimizer works on the shards.
+
 In the first pass over a full batch policy and old policy are the same weights: its own forward
 pass supplies the old log-probs, and no separate pass is run.
 """
@@ -17,11 +20,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 
 from dars_jax import loss as loss_lib
 from dars_jax import model, sharding
+from dars_jax.attention import packed_attention, splash_attention
+from dars_jax.gradient import Passes
 from dars_jax.types import TrainState, UpdateBatch
+
+# Splits a product whose result is scattered at once into steps, between which the pieces travel:
+# without it the reduce-scatters of the weights' gradients are synchronous.
+_TPU_OPTIONS = {
+    "xla_tpu_prefer_einsum_reduce_scatter": "true",
+    "xla_tpu_decompose_einsum_reduce_scatter": "true",
+}
+
+ATTENTION = {"xla": packed_attention, "splash": splash_attention}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +50,8 @@ class UpdateConfig:
     chunk: int  # tokens of each row whose logits exist at a time
     dtype: jnp.dtype
     remat: str
+    gather: str = "epoch"  # when weights become whole, see gradient.py
+    attention: str = "xla"  # a key of ATTENTION
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +118,13 @@ def make_update(
     1; a mini-batch without signal is finite and not applied).
     """
     shardings = state_shardings(model_config, optimizer, mesh)
-    run = functools.partial(_update, config, model_config, optimizer, shardings)
+    on_tpu = mesh.devices.flat[0].platform == "tpu"
+    passes = Passes(
+        model=model_config, attention=ATTENTION[config.attention], loss=config.loss,
+        specs=jax.tree.map(lambda s: s.spec, shardings.params), gather=config.gather,
+        chunk=config.chunk, dtype=config.dtype, remat=config.remat,
+    )  # fmt: skip
+    run = functools.partial(_update, config, optimizer, mesh, passes)
     return jax.jit(
         run,
         in_shardings=(
@@ -111,6 +134,7 @@ def make_update(
         ),
         out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=(0,),
+        compiler_options=_TPU_OPTIONS if on_tpu else None,
     )
 
 
@@ -123,71 +147,82 @@ def _micro(batch: UpdateBatch, m: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-def _logprobs(
-    params: model.Params, batch: UpdateBatch, config: UpdateConfig, model_config: model.ModelConfig
-) -> jax.Array:
+def _logprobs(passes: Passes, params: model.Params, batch: UpdateBatch) -> jax.Array:
     """Log-probs of all targets -> float32[b,M,T]; micro-batches beyond the live ones stay 0."""
+    weights = passes.collect(params)
 
     def body(m: jax.Array, out: jax.Array) -> jax.Array:
-        new = loss_lib.micro_logprob(
-            params, _micro(batch, m), model_config=model_config,
-            temperature=config.loss.temperature, chunk=config.chunk, dtype=config.dtype,
-        )  # fmt: skip
-        return jax.lax.dynamic_update_index_in_dim(out, new, m, 1)
+        return lax.dynamic_update_index_in_dim(out, passes.logprob(weights, _micro(batch, m)), m, 1)
 
-    return jax.lax.fori_loop(0, batch.bounds[-1], body, jnp.zeros_like(batch.weight))
+    return lax.fori_loop(0, batch.bounds[-1], body, jnp.zeros_like(batch.weight))
+
+
+def _gradient(
+    config: UpdateConfig,
+    passes: Passes,
+    params: model.Params,
+    batch: UpdateBatch,
+    old: jax.Array,
+    reference: jax.Array | None,
+    epoch: jax.Array,
+    j: jax.Array,
+) -> tuple[model.Params, loss_lib.Sums, jax.Array]:
+    """Gradient of mini-batch j -> (shards of the gradient, Sums of all devices, old log-probs)."""
+    weights = passes.collect(params)
+    own_old = config.num_minibatches == 1
+    first = jnp.logical_and(own_old, epoch == 0)
+    tokens = jnp.maximum(batch.token_count[j], 1)
+
+    def micro(m: jax.Array, carry: Any) -> Any:
+        total, sums, old = carry
+        arrays = _micro(batch, m) | {
+            "old_logprob": lax.dynamic_index_in_dim(old, m, 1, keepdims=False),
+            "first": first,
+            "entropy_weight": config.loss.entropy_coef / tokens,
+        }
+        if reference is not None:
+            arrays["reference_logprob"] = lax.dynamic_index_in_dim(reference, m, 1, keepdims=False)
+        total, new, logprob = passes.add_gradient(weights, total, arrays)
+        if own_old:
+            kept = jnp.where(first, logprob, arrays["old_logprob"])
+            old = lax.dynamic_update_index_in_dim(old, kept, m, 1)
+        return total, sums + new, old
+
+    start = (passes.zeros(weights), loss_lib.Sums.zeros(), old)
+    total, sums, old = lax.fori_loop(batch.bounds[j], batch.bounds[j + 1], micro, start)
+    grads = jax.tree.map(lambda g: g * config.loss_scale, passes.distribute(total))
+    return grads, sums.over_devices(sharding.MESH_AXES), old
 
 
 def _update(
     config: UpdateConfig,
-    model_config: model.ModelConfig,
     optimizer: optax.GradientTransformation,
-    shardings: TrainState,
+    mesh: Mesh,
+    passes: Passes,
     state: TrainState,
     batch: UpdateBatch,
     reference: model.Params | None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    kl = bool(config.loss.kl_coef)
-    reference_logprob = _logprobs(reference, batch, config, model_config) if kl else None
+    rows, whole = PartitionSpec(sharding.MESH_AXES), PartitionSpec()
+    batch_specs = jax.tree.map(lambda s: s.spec, sharding.batch_shardings(mesh))
+    on_mesh = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+    logprobs = on_mesh(
+        functools.partial(_logprobs, passes), in_specs=(passes.specs, batch_specs), out_specs=rows
+    )
+    gradient = on_mesh(
+        functools.partial(_gradient, config, passes),
+        in_specs=(passes.specs, batch_specs, rows, rows, whole, whole),
+        out_specs=(passes.specs, whole, rows),
+    )
+    reference_logprob = logprobs(reference, batch) if config.loss.kl_coef else None
     # Only the first of several mini-batches is on policy when its turn comes.
     own_old = config.num_minibatches == 1
-    old = (
-        jnp.zeros_like(batch.weight)
-        if own_old
-        else _logprobs(state.params, batch, config, model_config)
-    )
-    loss_of = functools.partial(
-        loss_lib.micro_loss, model_config=model_config, config=config.loss, chunk=config.chunk,
-        dtype=config.dtype, remat=config.remat,
-    )  # fmt: skip
+    old = jnp.zeros_like(batch.weight) if own_old else logprobs(state.params, batch)
 
     def optimizer_step(carry: Any, xs: tuple[jax.Array, jax.Array]) -> Any:
         params, opt_state, old = carry
         epoch, j = xs
-        tokens = jnp.maximum(batch.token_count[j], 1)
-
-        def micro(m: jax.Array, acc: Any) -> Any:
-            grads, sums, old = acc
-            arrays = _micro(batch, m)
-            arrays["old_logprob"] = jax.lax.dynamic_index_in_dim(old, m, 1, keepdims=False)
-            arrays["first"] = jnp.logical_and(own_old, epoch == 0)
-            arrays["entropy_weight"] = config.loss.entropy_coef / tokens
-            if kl:
-                arrays["reference_logprob"] = jax.lax.dynamic_index_in_dim(
-                    reference_logprob, m, 1, keepdims=False
-                )
-            (_, (new, logprob)), g = jax.value_and_grad(loss_of, has_aux=True)(params, arrays)
-            grads = jax.tree.map(lambda a, x: a + x.astype(jnp.float32), grads, g)
-            if own_old:
-                kept = jnp.where(arrays["first"], logprob, arrays["old_logprob"])
-                old = jax.lax.dynamic_update_index_in_dim(old, kept, m, 1)
-            return grads, sums + new, old
-
-        zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
-        zeros = jax.lax.with_sharding_constraint(zeros, shardings.params)
-        start = (zeros, loss_lib.Sums.zeros(), old)
-        grads, sums, old = jax.lax.fori_loop(batch.bounds[j], batch.bounds[j + 1], micro, start)
-        grads = jax.tree.map(lambda g: g * config.loss_scale, grads)
+        grads, sums, old = gradient(params, batch, old, reference_logprob, epoch, j)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
         apply = finite & (batch.token_count[j] > 0)
@@ -195,6 +230,7 @@ def _update(
         new_params = optax.apply_updates(params, updates)
         keep = functools.partial(jax.tree.map, lambda new, now: jnp.where(apply, new, now))
         params, opt_state = keep(new_params, params), keep(new_opt_state, opt_state)
+        tokens = jnp.maximum(batch.token_count[j], 1)
         metrics = {
             "loss": sums.loss,
             "entropy": sums.entropy / tokens,

@@ -79,3 +79,65 @@ def test_eight_devices_take_the_same_step_as_one(step_on, alone, mesh, share):
     assert alone["moved"] > 5e-5
     for name in (x for x in alone if x.startswith("param")):
         np.testing.assert_allclose(got[name], alone[name], atol=1e-5)
+
+
+GATHER_SCRIPT = """
+import dataclasses, functools, json, sys
+import jax, jax.numpy as jnp, numpy as np, optax
+sys.path.insert(0, sys.argv[2])
+from dars_jax import batch, model, sharding, types, update
+from test_update import CONFIG
+rng = np.random.default_rng(0)
+config = model.ModelConfig(64, 3, 32, 4, 2, 8, 48, qkv_bias=True)
+lengths = [[7, 1, 3, 7], [2, 2], [5, 6, 1, 1, 7, 4], [3], [7, 7, 6]]
+owner = np.repeat(np.arange(5), [len(x) for x in lengths]).astype(np.int32)
+n = len(owner)
+zeros = np.zeros(n, np.int32)
+prompts = types.Prompts(tuple(rng.integers(0, 64, k).astype(np.int32) for k in (5, 1, 3, 4, 2)),
+                        np.arange(5), (("",),) * 5)
+rollouts = types.Rollouts(owner, zeros, zeros, rng.integers(0, 64, (n, 7)).astype(np.int32),
+                          np.zeros((n, 7), np.float32), np.concatenate(lengths).astype(np.int32),
+                          zeros.astype(bool), zeros.astype(np.float32), zeros.astype(np.int8))
+packed = batch.assemble(prompts, rollouts, rng.normal(size=n).astype(np.float32),
+                        np.full(n, 1 / n, np.float32), np.ones(5, bool), np.zeros(5, int), 1,
+                        batch.BatchShape(8, 4, 12))
+optimizer = optax.chain(optax.clip_by_global_norm(0.1), optax.adamw(1e-2, eps=1e-4))
+settings = dataclasses.replace(CONFIG, num_epochs=2)
+host = jax.device_get
+
+def step(config, params, mesh, **changes):
+    mesh = sharding.make_mesh(*mesh, jax.devices()[: int(np.prod(mesh))])
+    shardings = update.state_shardings(config, optimizer, mesh)
+    state = update.init_state(jax.device_put(params, shardings.params), optimizer, shardings)
+    run = update.make_update(dataclasses.replace(settings, **changes), config, optimizer, mesh)
+    state, metrics = run(state, sharding.put_batch(packed, mesh), None)
+    return host(state.params), host(metrics)
+
+found = {}
+for tied in (False, True):
+    mine = dataclasses.replace(config, tied_head=tied)
+    params = host(jax.jit(functools.partial(model.init_params, mine))(jax.random.key(0)))
+    params = jax.tree.map(lambda x: 3 * x, params)
+    want, wanted = step(mine, params, (1, 1, 1))
+    for mesh in ((2, 2, 2), (1, 8, 1), (4, 1, 2)):
+        for gather in ("epoch", "layer"):
+            got, metrics = step(mine, params, mesh, gather=gather, remat="full")
+            gap = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), got, want)
+            norms = metrics["grad_norm"] / wanted["grad_norm"] - 1
+            found[f"{mesh} {gather} {'tied' if tied else 'apart'}"] = (
+                max(jax.tree.leaves(gap)), float(np.abs(norms).max()))
+    moved = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), params, want)
+    found[f"moved {tied}"] = (min(jax.tree.leaves(moved)), 0)
+json.dump(found, open(sys.argv[1], "w"))
+"""
+
+
+def test_it_does_not_matter_when_the_weights_are_gathered(fresh_python, tmp_path):
+    output = tmp_path / "found.json"
+    done = fresh_python("-c", GATHER_SCRIPT, output, pathlib.Path(__file__).parent, devices=8)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(output.read_text())
+    moved = [found.pop(f"moved {tied}")[0] for tied in (False, True)]
+    assert min(moved) > 1e-3 and len(found) == 12
+    for name, (gap, norm_gap) in found.items():
+        assert gap < 1e-5 and norm_gap < 1e-4, (name, gap, norm_gap)
