@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from dars_jax import aot, aot_report, cli, plan, sharding, topology, weights
+from dars_jax import aot, aot_report, cli, memory, plan, sharding, topology, weights
 from dars_jax.aot_report import GIB, Analysis, Workload
 from dars_jax.config import ConfigDict
 from dars_jax.model import ARCHITECTURES, ModelConfig
@@ -19,7 +19,8 @@ _POD_CHIPS = 256  # the pod presets' micro_batch_rows are for as many
 
 # What to turn when something does not fit, by the part that is large.
 _REMEDIES = {
-    "update": "learner.micro_batch_rows (lower), policy.remat='full', mesh.fsdp (higher), "
+    "update": "learner.gather='layer', policy.remat='full', learner.micro_batch_rows (lower), "
+    "mesh.fsdp (higher), "
     "learner.max_micro_batches (lower)",
     "decode": "rollout.slots, rollout.prefixes (lower), mesh.tensor, mesh.fsdp (higher)",
     "prefill": "rollout.prefill_batch, rollout.slots, rollout.prefixes (lower), "
@@ -66,13 +67,15 @@ def compile_step(
         devices = topology.devices(where)
         config, notes = _settle(config, where, model, given)
         shortened = dataclasses.replace(model, num_layers=num_layers or model.num_layers)
-        made = plan.validate(config, len(devices), shortened)
+        hardware = memory.hardware(devices[0])
+        made = plan.validate(config, len(devices), shortened, hardware)
         mesh = sharding.make_mesh(*made.mesh_shape, devices)
         longest = made.rollout.sampling.max_tokens
         if (mean_response or 1) > longest:
             raise ValueError(f"--mean_response {mean_response:g} is above rollout.max_tokens = "
                              f"{longest}")  # fmt: skip
     derived = rollouts_per_prompt is None
+    notes.append(made.choices)
     rollouts = aot_report.expected_rollouts(made) if derived else rollouts_per_prompt
     work = aot_report.workload(made, mean_response or longest / 3, rollouts)
     if num_layers:
