@@ -145,7 +145,7 @@ def _engine_programs(
     config = engine.config
     params = _at(published.out_info, sharding.decode_shardings(plan.model, mesh))
     prefixes, work = _created(engine.empty_prefixes, mesh), _created(engine.empty_work, mesh)
-    empty = lambda: slots_lib.empty_slots(config, plan.model, config.slots)  # noqa: E731
+    empty = lambda: slots_lib.empty_slots(config, plan.model, config.slots, config.cache_tokens)  # noqa: E731
     slots = _created(engine.per_replica(empty, 0), mesh)
     sizes = {
         name: bytes_per_device(tree)

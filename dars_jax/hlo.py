@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 
+_START = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = ")  # of an instruction
 _ARRAY = re.compile(r"\b[a-z]+\w*\[[\d,<=\s]*\]")
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "s2": 2, "u2": 2, "token": 0}
 
@@ -123,7 +124,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def _instruction(line: str) -> Instruction | None:
-    found = re.match(r"\s+(ROOT )?%?([\w.\-]+) = ", line)
+    found = _START.match(line)
     if not found:
         return None
     start = found.end()
@@ -142,6 +143,22 @@ def _instruction(line: str) -> Instruction | None:
     )
 
 
+def _logical_lines(text: str) -> Iterator[str]:
+    """One instruction a line: a kernel's configuration may hold line breaks."""
+    held = ""
+    for line in text.splitlines():
+        if held and not (line.rstrip() in ("", "}") or _START.match(line)):
+            held += " " + line
+            continue
+        if held:
+            yield held
+        held = line if _START.match(line) else ""
+        if not held:
+            yield line
+    if held:
+        yield held
+
+
 def parse(text: str) -> Module:
     """Parses `compiled.as_text()`.
 
@@ -150,13 +167,13 @@ def parse(text: str) -> Module:
     """
     computations: dict[str, Computation] = {}
     entry, current = "", None
-    for line in text.splitlines():
+    for line in _logical_lines(text):
         if current is None:
             found = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{\s*$", line)
             if found:
                 current = computations.setdefault(found[2], {})
                 entry = found[2] if found[1] else entry
-        elif line.startswith("}"):
+        elif line.rstrip() == "}":
             current = None
         elif (op := _instruction(line)) is not None:
             current[op.name] = op

@@ -124,6 +124,10 @@ replica_groups={{0,1},{2,3}}
 backend_config={"window_config":{"estimated_cycles":"70"},"aliasing_operands":{"lists":\
 [{"indices":["0","2"]}]}}
   %copied = f32[64,128]{1,0} copy(%written), backend_config={"estimated_cycles":"300"}
+  %kernel = f32[64,128]{1,0} custom-call(%copied), custom_call_target="tpu_custom_call", \
+backend_config={"custom_call_config":{"body":"{
+ a
+}}, metadata={op_name="a_kernel"}
   %next = s32[] add(%i, %two)
   ROOT %out = (s32[], f32[64,128]{1,0}, s32[]) tuple(%next, %copied, %n)
 }
@@ -176,7 +180,17 @@ def test_async_chains_count_once_and_a_fused_reduce_scatter_by_its_name(written)
 
 def test_a_copy_is_told_from_an_update_in_place(written):
     large = hlo_traffic.large_ops(written, hlo.sites(written), at_least=64 * 128 * 4)
-    assert {op.site.op.name: op.in_place for op in large} == {"written": True, "copied": False}
+    assert {op.site.op.name: op.in_place for op in large} == {
+        "written": True,
+        "copied": False,
+        "kernel": False,
+    }
+
+
+def test_a_kernel_may_span_lines_that_look_like_an_end(written):
+    kernel = written.computations["body.1"]["kernel"]
+    assert 'op_name="a_kernel"' in kernel.attributes and not kernel.is_root
+    assert hlo.root(written.computations["body.1"]).name == "out"
 
 
 def test_text_that_is_no_program_is_refused():
