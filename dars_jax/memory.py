@@ -23,11 +23,17 @@ _MEMORY = {
 }
 _SHARE = 0.85  # of it that is planned with; the rest is for what arithmetic does not see
 
+
+def _attention_width(c: ModelConfig) -> int:
+    return 2 * (c.num_heads + c.num_kv_heads) * c.head_dim + c.d_model
+
+
 # Features of a token that a policy keeps of each layer besides its input; widest first.
 _WIDTHS = {
-    "none": lambda c: 2 * (c.num_heads + c.num_kv_heads) * c.head_dim + 4 * c.d_ff + 6 * c.d_model,
-    "up": lambda c: 2 * (c.num_heads + c.num_kv_heads) * c.head_dim + c.d_ff,
-    "attention": lambda c: 2 * (c.num_heads + c.num_kv_heads) * c.head_dim,
+    "none": lambda c: _attention_width(c) + 3 * c.d_ff + 4 * c.d_model,
+    "mlp": lambda c: _attention_width(c) + 2 * c.d_ff,
+    "up": lambda c: _attention_width(c) + c.d_ff,
+    "attention": _attention_width,
     "full": lambda c: 0,
 }
 
@@ -94,7 +100,7 @@ def choose(work: Work, memory: float, gather: str, remat: str) -> tuple[str, str
     micro-batches; then as many kept activations as fit.
     """
     gathers = ("epoch", "layer") if gather == "auto" else (gather,)
-    remats = ("up", "attention", "full") if remat == "auto" else (remat,)
+    remats = ("mlp", "up", "attention", "full") if remat == "auto" else (remat,)
     if not math.isfinite(memory):
         remat = "none" if remat == "auto" else remat
         return gathers[0], remat, f"gather {gathers[0]}, remat {remat}: memory is not limited"

@@ -123,6 +123,18 @@ def test_a_prompt_is_stored_once_for_all_its_rollouts_in_a_row():
     assert batch.bounds.tolist() == [0, 1]
 
 
+def test_without_sharing_every_rollout_follows_a_prompt_of_its_own():
+    prompts, rollouts = make([6, 3], [[4, 4, 4], [2]])
+    ones = np.ones(4, np.float32)
+    shape = BatchShape(1, 3, 20, share_prompt=False)
+    kept, minibatch = np.ones(2, bool), np.zeros(2, int)
+    batch = assemble(prompts, rollouts, ones, ones, kept, minibatch, 1, shape)
+    assert int((batch.group > 0).sum()) == 3 * (5 + 4) + (2 + 2)
+    check(prompts, rollouts, kept, minibatch, 1, shape, batch, ones, ones)
+    for row, group in zip(batch.segment.reshape(-1, 20), batch.group.reshape(-1, 20), strict=True):
+        assert all(row[group == g].max() == 1 for g in set(group) - {0})
+
+
 def test_rows_that_do_not_fit_are_refused_with_the_key_to_change():
     prompts, rollouts = make([4] * 5, [[9]] * 5)
     ones = np.ones(5, np.float32)

@@ -15,6 +15,7 @@ from dars_jax.attention import (
     cached_attention,
     packed_attention,
     prompt_attention,
+    splash_attention,
 )
 from dars_jax.model import ARCHITECTURES, REMAT_POLICIES, ModelConfig, RopeScaling
 
@@ -111,6 +112,23 @@ def test_a_packed_row_equals_its_sequences_alone(tiny):
         np.testing.assert_allclose(
             packed[start : start + length], alone[prompt_length:], atol=2e-5, rtol=1e-4
         )
+
+
+def test_the_tpu_kernel_attends_as_plain_attention_does():
+    group = jnp.asarray(np.repeat([1, 2, 3, 0], [100, 50, 80, 26]))[None]
+    packing = Packing(group, jnp.ones_like(group))
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, upstream = (jax.random.normal(k, (1, 256, 4, 128)) for k in keys[:2])
+    k, v = (jax.random.normal(k, (1, 256, 2, 128)) for k in keys[2:])
+    upstream = jnp.where(group[..., None, None] > 0, upstream, 0)  # padding is never used
+
+    def run(attention, **settings):
+        out, pull = jax.vjp(lambda *x: attention(*x, packing, **settings)[0], q, k, v)
+        return jnp.where(group[..., None, None] > 0, out, 0), *pull(upstream)
+
+    got, want = run(splash_attention, interpret=True), run(packed_attention)
+    for x, y in zip(got, want, strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
 
 
 def test_prefill_and_decode_equal_the_whole_forward(tiny):
