@@ -1,7 +1,7 @@
 """How tokens see each other: packed rows for training, prompts for prefill, a cache for decoding.
 
 Letters: B rows, T tokens, S decode slots, C cache positions, H query heads, K key/value heads,
-d head size, G = H / K query heads per key/value head.
+d head size, G = H / K query heads per key/value head, N pages, p tokens of a page, M pages a slot.
 """
 
 import functools
@@ -10,8 +10,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.pallas.ops.tpu import paged_attention as tpu
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask
+from jax.sharding import PartitionSpec
 
 _MASKED = -1e30  # finite: a row that sees nothing must give numbers, not NaN
 _QUERY_BLOCK = 72  # tokens
@@ -34,6 +36,21 @@ class LayerCache(NamedTuple):
 
     key: jax.Array  # [S,K,d,C]: the layout in which CPU and TPU read scores fastest
     value: jax.Array  # [S,K,C,d]
+
+
+class Pages(NamedTuple):
+    """One layer's keys and values of all slots and prefixes."""
+
+    key: jax.Array  # [K,N,p,d]
+    value: jax.Array  # [K,N,p,d]
+
+
+class PageView(NamedTuple):
+    """Where each slot's keys and values lie."""
+
+    table: jax.Array  # int32[S,M], all valid pages
+    length: jax.Array  # int32[S], positions to read, the new token's included; 0 when idle
+    at: jax.Array  # int32[S], page * p + offset of the new token; N * p or more when idle
 
 
 def packed_attention(
@@ -144,3 +161,65 @@ def cached_attention(
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     out = jnp.einsum("skgc,skcd->skgd", weights, value)
     return out.reshape(s, 1, h, d), LayerCache(key, value)
+
+
+def paged_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    state: tuple[Pages, PageView],
+    *,
+    pages_per_step: int,
+) -> tuple[jax.Array, Pages]:
+    """One new token per slot against its pages; writes the token's key and value first.
+
+    Every device of the tensor axis serves its own heads.  An idle slot writes nothing.
+    """
+
+    def local(
+        q: jax.Array, k: jax.Array, v: jax.Array, pages: Pages, view: PageView
+    ) -> tuple[jax.Array, Pages]:
+        pages = Pages(_write(pages.key, k, view.at), _write(pages.value, v, view.at))
+        out = jax.lax.platform_dependent(
+            q[:, 0] * q.shape[-1] ** -0.5, pages, view,
+            tpu=lambda *x: read_pages_tpu(*x, pages_per_step=pages_per_step), default=read_pages,
+        )  # fmt: skip
+        return out[:, None], pages
+
+    pages, view = state
+    if jax.sharding.get_abstract_mesh().empty:
+        return local(q, k, v, pages, view)
+    heads, whole = PartitionSpec(None, None, "tensor"), PartitionSpec()
+    split = PartitionSpec("tensor")
+    mapped = jax.shard_map(
+        local, in_specs=(heads, heads, heads, split, whole), out_specs=(heads, split),
+        axis_names={"tensor"}, check_vma=False,
+    )  # fmt: skip
+    return mapped(q, k, v, pages, view)
+
+
+def _write(pages: jax.Array, x: jax.Array, at: jax.Array) -> jax.Array:
+    """x [S,1,K,d] into places int32[S] of the pages [K,N,p,d]."""
+    flat = pages.reshape(pages.shape[0], -1, pages.shape[-1])
+    x = jnp.swapaxes(x[:, 0], 0, 1).astype(pages.dtype)
+    return flat.at[:, at].set(x, mode="drop", unique_indices=True).reshape(pages.shape)
+
+
+def read_pages(q: jax.Array, pages: Pages, view: PageView) -> jax.Array:
+    """Scaled queries [S,H,d] -> [S,H,d]: what the kernel computes, by gathering whole tables."""
+    s, h, d = q.shape
+    kv = pages.key.shape[0]
+    key = pages.key[:, view.table].reshape(kv, s, -1, d)
+    value = pages.value[:, view.table].reshape(kv, s, -1, d)
+    q = q.reshape(s, kv, h // kv, d)
+    scores = jnp.einsum("skgd,kscd->skgc", q, key, preferred_element_type=jnp.float32)
+    visible = jnp.arange(key.shape[2])[None] < view.length[:, None]
+    weights = jax.nn.softmax(jnp.where(visible[:, None, None], scores, _MASKED), axis=-1)
+    return jnp.einsum("skgc,kscd->skgd", weights.astype(value.dtype), value).reshape(s, h, d)
+
+
+def read_pages_tpu(q: jax.Array, pages: Pages, view: PageView, *, pages_per_step: int) -> jax.Array:
+    """The same by the kernel, which reads the pages in use, `pages_per_step` at a time."""
+    return tpu.paged_attention(
+        q, pages.key, pages.value, view.length, view.table, pages_per_compute_block=pages_per_step
+    )

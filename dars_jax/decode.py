@@ -2,7 +2,7 @@
 
 The whole list of requests lives on the device.  A freed slot takes the next one inside the
 compiled loop, so the host is asked once in K steps, not once a token.  A prompt is prefilled once;
-all its requests copy its keys and values from the prefix store.
+all its requests take its keys and values from the prefix store (see `cache.py`).
 
 Letters as in `slots.py`, without the replica axis; n requests or prompts of one call.
 """
@@ -14,8 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dars_jax import model
-from dars_jax.attention import LayerCache, cached_attention, prompt_attention
+from dars_jax import cache, model
+from dars_jax.attention import prompt_attention
+from dars_jax.cache import PagedCache
 from dars_jax.sampler import sample
 from dars_jax.slots import (
     DecodeConfig,
@@ -63,24 +64,24 @@ def _is_eos(token: jax.Array, config: DecodeConfig) -> jax.Array:
     return functools.reduce(jnp.logical_or, [token == e for e in config.eos_ids])
 
 
-def prompt_caches(
+def prompt_states(
     params: model.Params,
     model_config: model.ModelConfig,
     config: DecodeConfig,
     tokens: jax.Array,
     length: jax.Array,
-) -> tuple[tuple[LayerCache, ...], jax.Array]:
-    """Right-padded prompts int32[n,p] -> (caches [n,K,d,p] and [n,K,p,d], last hidden [n,D])."""
+) -> tuple[list[tuple[jax.Array, jax.Array]], jax.Array]:
+    """Right-padded prompts int32[n,p] -> (key and value [n,p,K,d] per layer, last hidden [n,D])."""
     position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     x = jnp.take(params["embedding"], tokens, axis=0)
-    caches = []
+    states = []
     for layer in params["layers"]:
         block = model.Block(model_config, prompt_attention, config.dtype)
-        x, (k, v) = block.apply({"params": layer}, x, position, None)
-        caches.append(LayerCache(jnp.transpose(k, (0, 2, 3, 1)), jnp.transpose(v, (0, 2, 1, 3))))
+        x, state = block.apply({"params": layer}, x, position, None)
+        states.append(state)
     norm = model.RMSNorm(model_config.norm_eps, "norm")
     hidden = norm.apply({"params": params["final_norm"]}, x)
-    return tuple(caches), hidden[jnp.arange(len(tokens)), length - 1]
+    return states, hidden[jnp.arange(len(tokens)), length - 1]
 
 
 def prefill(
@@ -88,25 +89,27 @@ def prefill(
     model_config: model.ModelConfig,
     params: model.Params,
     prefixes: Prefixes,
+    pool: PagedCache | tuple[()],
     tokens: jax.Array,
     length: jax.Array,
     row: jax.Array,
-) -> Prefixes:
-    """Prompts int32[n,p] into the store's rows int32[n]; row G is padding."""
-    caches, hidden = prompt_caches(params, model_config, config, tokens, length)
-    p = tokens.shape[1]
-    stored = tuple(
-        LayerCache(
-            old.key.at[row, :, :, :p].set(new.key.astype(old.key.dtype), mode="drop"),
-            old.value.at[row, :, :p].set(new.value.astype(old.value.dtype), mode="drop"),
-        )
-        for old, new in zip(prefixes.caches, caches, strict=True)
-    )
-    return Prefixes(
-        caches=stored,
+) -> tuple[Prefixes, PagedCache | tuple[()]]:
+    """Prompts int32[n,p] into the store's rows int32[n]; row G is padding.
+
+    pool: the slots' pages, which are the store's too; () where caches are dense.
+    """
+    states, hidden = prompt_states(params, model_config, config, tokens, length)
+    caches = prefixes.caches
+    if config.page_size:
+        pool = cache.store_paged(pool, states, row)
+    else:
+        caches = cache.store_dense(caches, states, row)
+    prefixes = Prefixes(
+        caches=caches,
         hidden=prefixes.hidden.at[row].set(hidden, mode="drop"),
         length=prefixes.length.at[row].set(length, mode="drop"),
     )
+    return prefixes, pool
 
 
 def enqueue(
@@ -146,21 +149,6 @@ def enqueue(
     )
 
 
-def _copy_prefix(prefixes: Prefixes, caches: Any, prefix: jax.Array, slot: jax.Array) -> Any:
-    """Prefix `prefix` into slot `slot`, layer by layer, in place."""
-    copied = []
-    for store, cache in zip(prefixes.caches, caches, strict=True):
-        key = jax.lax.dynamic_index_in_dim(store.key, prefix, 0)
-        value = jax.lax.dynamic_index_in_dim(store.value, prefix, 0)
-        copied.append(
-            LayerCache(
-                jax.lax.dynamic_update_slice(cache.key, key, (slot, 0, 0, 0)),
-                jax.lax.dynamic_update_slice(cache.value, value, (slot, 0, 0, 0)),
-            )
-        )
-    return tuple(copied)
-
-
 def _refill(prefixes: Prefixes, slots: Slots, work: Work) -> tuple[Slots, Work]:
     """Free slots take the next requests of the queue."""
     free = ~slots.active
@@ -169,17 +157,13 @@ def _refill(prefixes: Prefixes, slots: Slots, work: Work) -> tuple[Slots, Work]:
     count = jnp.sum(take)
     row = work.queue[jnp.where(take, work.head + rank, 0)]
     prefix = work.prefix[row]
-    order = jnp.argsort(~take, stable=True)  # the slots that take one come first
-
-    def copy(i: jax.Array, caches: Any) -> Any:
-        return _copy_prefix(prefixes, caches, prefix[order[i]], order[i])
-
+    length = prefixes.length[prefix]
     put = lambda new, old: jnp.where(take, new, old)  # noqa: E731
     slots = Slots(
-        caches=jax.lax.fori_loop(0, count, copy, slots.caches),
+        caches=cache.give(prefixes.caches, slots.caches, prefix, length, take),
         token=put(work.tokens[row, 0], slots.token),
         logprob=put(work.logprob[row, 0], slots.logprob),
-        position=put(prefixes.length[prefix], slots.position),
+        position=put(length, slots.position),
         generated=put(1, slots.generated),
         limit=put(work.limit[row], slots.limit),
         row=put(row, slots.row),
@@ -194,11 +178,9 @@ def decode_step(
     config: DecodeConfig, model_config: model.ModelConfig, params: model.Params, slots: Slots
 ) -> Slots:
     """Feeds every active slot's token and samples its next one."""
-    position = jnp.where(slots.active, slots.position, config.cache_tokens)
-    hidden, caches = model.forward_token(
-        params, model_config, slots.token, position, attention=cached_attention,
-        states=tuple((cache, position) for cache in slots.caches),
-    )  # fmt: skip
+    hidden, caches = cache.forward_token(
+        params, model_config, slots.token, slots.position, slots.active, slots.caches
+    )
     token, logprob = draw(
         params, hidden, slots.key, slots.generated, slots.sampling, config.filters
     )
@@ -248,7 +230,7 @@ def run(
     Returns early when nothing is left; when half of the slots are idle with nothing waiting: the
     host then goes on with a program of half as many slots; or when a cache is full and must grow.
     """
-    size, capacity = slots.token.shape[0], slots.caches[0].key.shape[-1]
+    size, capacity = slots.token.shape[0], cache.capacity(slots.caches)
 
     def longest(slots: Slots) -> jax.Array:
         return jnp.max(jnp.where(slots.active, slots.position + 1, 0))
@@ -283,23 +265,15 @@ def resize(
     Giving up slots requires that the active ones fit.
     """
     now = slots.token.shape[0]
+    caches, rest = slots.caches, dataclasses.replace(slots, caches=())
+    order = jnp.arange(now)
     if size > now:
-        spare = empty_slots(config, model_config, size - now, slots.caches[0].key.shape[-1])
-        slots = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), slots, spare)
+        spare = dataclasses.replace(empty_slots(config, model_config, size - now, 1), caches=())
+        rest = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), rest, spare)
     elif size < now:
-        order = jnp.argsort(~slots.active, stable=True)[:size]
-        slots = jax.tree.map(lambda x: x[order], slots)
-    more = capacity - slots.caches[0].key.shape[-1]
-    if not more:
-        return slots
-    caches = tuple(
-        LayerCache(
-            jnp.pad(c.key, ((0, 0), (0, 0), (0, 0), (0, more))),
-            jnp.pad(c.value, ((0, 0), (0, 0), (0, more), (0, 0))),
-        )
-        for c in slots.caches
-    )
-    return dataclasses.replace(slots, caches=caches)
+        order = jnp.argsort(~slots.active, stable=True)
+        rest = jax.tree.map(lambda x: x[order[:size]], rest)
+    return dataclasses.replace(rest, caches=cache.resize(caches, order, size, capacity))
 
 
 def drain(work: Work, row: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -1,7 +1,8 @@
 """The policy as a JetStream engine.  The one module that imports jetstream.
 
 Rollouts go through `open_session`, which keeps the whole work list on the devices.  Serving goes
-through JetStream's own prefill / insert / generate, over the same slots and the same decode step.
+through JetStream's own prefill / insert / generate, over the same slots and the same decode step;
+their caches are dense always, since requests share no prompts there.
 Either way a request's completion depends on its stream (seed, step, stage, prompt, sample) only.
 """
 
@@ -17,7 +18,7 @@ import numpy as np
 from flax import struct
 from jetstream.engine import engine_api, token_utils, tokenizer_api, tokenizer_pb2
 
-from dars_jax import decode, model, sharding
+from dars_jax import cache, decode, model, sharding
 from dars_jax.attention import LayerCache
 from dars_jax.programs import Programs
 from dars_jax.session import SamplingConfig, Session
@@ -203,8 +204,7 @@ class PolicyEngine(engine_api.Engine):
 
     def init_decode_state(self, *args: Any, **kwargs: Any) -> Slots:
         """Idle slots."""
-        config = self._programs.config
-        return self._programs.empty_slots(config.slots, config.cache_tokens)
+        return self._programs.dense_slots()
 
     def get_prefix_destination_sharding(self) -> Any:
         """Prefixes live on every device of the engine's mesh."""
@@ -269,7 +269,8 @@ def _prefill_one(
     limit: jax.Array,
     sampling: Sampling,
 ) -> Prefix:
-    caches, hidden = decode.prompt_caches(params, model_config, config, tokens[None], length[None])
+    states, hidden = decode.prompt_states(params, model_config, config, tokens[None], length[None])
+    caches = tuple(cache.dense_layer(key, value) for key, value in states)
     key = decode.stream_key(stream)[None]
     token, logprob = decode.draw(
         params, hidden, key, jnp.zeros(1, jnp.int32), sampling, config.filters

@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import ml_collections
 
-from dars_jax import allocator, memory, objective
+from dars_jax import allocator, cache, memory, objective
 from dars_jax.attention import splash_fits
 from dars_jax.batch import BatchShape, capacity
 from dars_jax.config import ConfigDict
@@ -34,6 +34,7 @@ class Plan:
     update: UpdateConfig
     batch: BatchShape
     choices: str  # what "auto" became, and why
+    platform: str  # "cpu", "gpu" or "tpu"
 
 
 def _check(condition: bool, message: str) -> None:
@@ -241,12 +242,14 @@ def validate(
         batch=BatchShape(c.learner.micro_batch_rows, micro_batches, row_tokens,
                          share_prompt=attention != "splash"),
         choices=choices,
+        platform=hardware.platform,
     )  # fmt: skip
 
 
 def decode_config(plan: Plan, eos_ids: tuple[int, ...]) -> DecodeConfig:
     """Static sizes of an engine replica."""
     c = plan.config
+    dtype = jnp.dtype(c.policy.dtype)
     return DecodeConfig(
         slots=c.rollout.slots,
         prefixes=c.rollout.prefixes,
@@ -255,7 +258,8 @@ def decode_config(plan: Plan, eos_ids: tuple[int, ...]) -> DecodeConfig:
         response_tokens=c.rollout.max_tokens,
         eos_ids=eos_ids,
         filters=c.rollout.top_k > 0 or min(c.rollout.top_p, c.eval.top_p) < 1,
-        dtype=jnp.dtype(c.policy.dtype),
+        dtype=dtype,
+        page_size=cache.page_size(plan.platform, plan.model.head_dim, dtype),
     )
 
 

@@ -4,6 +4,7 @@ Replicas run as independent programs (shard_map over the batch axes), each with 
 within a replica the tensor axis is left to the compiler.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -35,9 +36,10 @@ class Programs:
         self.empty_prefixes = self.per_replica(
             lambda: slots_lib.empty_prefixes(config, model_config), 0
         )
-        self.prefill = self.per_replica(
-            functools.partial(decode.prefill, config, model_config), 4, has_params=True, donate=(1,)
-        )
+        self._prefill = self.per_replica(
+            functools.partial(decode.prefill, config, model_config), 5, has_params=True,
+            donate=(1, 2),
+        )  # fmt: skip
         self.enqueue = self.per_replica(
             functools.partial(decode.enqueue, config), 3, has_params=True, donate=(2,)
         )
@@ -52,19 +54,36 @@ class Programs:
 
     def empty_slots(self, size: int, capacity: int) -> Slots:
         """Idle slots on every replica, with caches of `capacity` positions."""
-        return self._empty_slots(size, capacity)()
+        return self._empty_slots(self.config, size, capacity)()
+
+    def dense_slots(self) -> Slots:
+        """Idle slots on every replica that can be filled one at a time, without a prefix store."""
+        dense = dataclasses.replace(self.config, page_size=0)
+        return self._empty_slots(dense, dense.slots, dense.cache_tokens)()
 
     @functools.cache  # noqa: B019 - lives as long as the engine
-    def _empty_slots(self, size: int, capacity: int) -> Callable[[], Slots]:
-        empty = functools.partial(
-            slots_lib.empty_slots, self.config, self.model_config, size, capacity
-        )
+    def _empty_slots(self, config: DecodeConfig, size: int, capacity: int) -> Callable[[], Slots]:
+        empty = functools.partial(slots_lib.empty_slots, config, self.model_config, size, capacity)
         return self.per_replica(empty, 0)
 
     @functools.cache  # noqa: B019
     def _resize(self, size: int, capacity: int) -> Callable[[Slots], Slots]:
         resize = functools.partial(decode.resize, self.config, self.model_config, size, capacity)
         return self.per_replica(resize, 1)
+
+    def prefill(
+        self,
+        params: model.Params,
+        prefixes: Prefixes,
+        slots: Slots,
+        tokens: jax.Array,
+        length: jax.Array,
+        row: jax.Array,
+    ) -> tuple[Prefixes, Slots]:
+        """See `decode.prefill`; prefixes and slots are donated."""
+        pool = slots.caches if self.config.page_size else ()
+        prefixes, pool = self._prefill(params, prefixes, pool, tokens, length, row)
+        return prefixes, dataclasses.replace(slots, caches=pool) if self.config.page_size else slots
 
     def run(
         self,
@@ -80,8 +99,14 @@ class Programs:
         return self.runs[may_shrink](params, prefixes, slots, work, steps)
 
     def resize(self, slots: Slots, size: int, capacity: int) -> Slots:
-        """See `decode.resize`."""
-        return self._resize(size, capacity)(slots)
+        """See `decode.resize`.  Pages stay where they are: only tables pass through the program."""
+        if not self.config.page_size:
+            return self._resize(size, capacity)(slots)
+        layers = slots.caches.layers
+        tables = dataclasses.replace(slots.caches, layers=())
+        slots = self._resize(size, capacity)(dataclasses.replace(slots, caches=tables))
+        caches = dataclasses.replace(slots.caches, layers=layers)
+        return dataclasses.replace(slots, caches=caches)
 
     def per_replica(
         self,

@@ -116,7 +116,9 @@ class Session:
             for i, (r, ids) in enumerate(prompts):
                 tokens[e, i, : len(ids)], length[e, i], row[e, i] = ids, len(ids), r
         arrays = sharding.put((tokens, length, row), self._rows)
-        self._prefixes = self._programs.prefill(self._params, self._prefixes, *arrays)
+        self._prefixes, self._slots = self._programs.prefill(
+            self._params, self._prefixes, self._slots, *arrays
+        )
 
     def enqueue(self, requests: Sequence[Request], sampling: SamplingConfig) -> None:
         """Adds requests, in this order, to the queues of their replicas.

@@ -12,8 +12,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dars_jax import model
-from dars_jax.attention import LayerCache
+from dars_jax import cache, model
+from dars_jax.cache import Caches, Layers, PageLayout
 
 
 def _pytree(cls: type) -> type:
@@ -32,6 +32,16 @@ class DecodeConfig:
     eos_ids: tuple[int, ...]
     filters: bool  # compile top-p and top-k in
     dtype: jnp.dtype
+    page_size: int = 0  # tokens; 0 keeps dense caches
+
+    @property
+    def pages(self) -> PageLayout | None:
+        """Who owns which pages; None where caches are dense."""
+        if not self.page_size:
+            return None
+        return cache.page_layout(
+            self.page_size, self.prefixes, self.prompt_tokens, self.slots, self.response_tokens
+        )
 
     @property
     def cache_tokens(self) -> int:
@@ -43,7 +53,10 @@ class DecodeConfig:
         """Lengths a slot's cache may have: it grows with the longest completion, in few steps.
 
         Attention reads the whole array, so what nobody has reached yet is better not there.
+        Pages are all there from the start, and only those in use are read.
         """
+        if self.page_size:
+            return (self.cache_tokens,)
         step = max(-(-self.response_tokens // 128) * 32, 32)  # a quarter
         lengths = range(self.prompt_tokens + step, self.cache_tokens, step)
         return (*lengths, self.cache_tokens)
@@ -62,7 +75,7 @@ class Sampling:
 class Prefixes:
     """Prefilled prompts, ready to be copied into slots."""
 
-    caches: tuple[LayerCache, ...]  # per layer, [E,G,K,d,P] and [E,G,K,P,d]
+    caches: Layers  # per layer, [E,G,K,d,P] and [E,G,K,P,d]; () where the slots' pages hold them
     hidden: jax.Array  # [E,G,D] of the last prompt token
     length: jax.Array  # int32[E,G]
 
@@ -71,7 +84,7 @@ class Prefixes:
 class Slots:
     """Requests being decoded.  `token` is sampled and recorded, but not yet fed."""
 
-    caches: tuple[LayerCache, ...]  # per layer, [E,S,K,d,T] and [E,S,K,T,d]
+    caches: Caches  # dense: per layer, [E,S,K,d,T] and [E,S,K,T,d]
     token: jax.Array  # int32[E,S]
     logprob: jax.Array  # float32[E,S], of `token`
     position: jax.Array  # int32[E,S], where `token` goes; P+C when idle
@@ -122,20 +135,6 @@ class Report:
     length: jax.Array  # int32[E,W], as in Work
 
 
-def empty_caches(
-    config: DecodeConfig, model_config: model.ModelConfig, rows: int, tokens: int
-) -> tuple[LayerCache, ...]:
-    """Zeroed caches of one replica."""
-    kv, d = model_config.num_kv_heads, model_config.head_dim
-    return tuple(
-        LayerCache(
-            jnp.zeros((rows, kv, d, tokens), config.dtype),
-            jnp.zeros((rows, kv, tokens, d), config.dtype),
-        )
-        for _ in range(model_config.num_layers)
-    )
-
-
 def _empty_sampling(rows: int) -> Sampling:
     return Sampling(jnp.ones(rows), jnp.ones(rows), jnp.zeros(rows, jnp.int32))
 
@@ -147,10 +146,14 @@ def _no_keys(rows: int) -> jax.Array:
 def empty_slots(
     config: DecodeConfig, model_config: model.ModelConfig, slots: int, capacity: int
 ) -> Slots:
-    """Idle slots of one replica, with caches of `capacity` positions."""
+    """Idle slots of one replica, with caches of `capacity` positions if they are dense."""
     ints = jnp.zeros(slots, jnp.int32)
+    if config.pages is None:
+        caches = cache.empty_dense(model_config, config.dtype, slots, capacity)
+    else:
+        caches = cache.empty_paged(model_config, config.dtype, config.pages, slots)
     return Slots(
-        caches=empty_caches(config, model_config, slots, capacity),
+        caches=caches,
         token=ints,
         logprob=jnp.zeros(slots),
         position=jnp.full(slots, config.cache_tokens, jnp.int32),
@@ -177,8 +180,11 @@ def empty_work(config: DecodeConfig) -> Work:
 def empty_prefixes(config: DecodeConfig, model_config: model.ModelConfig) -> Prefixes:
     """An empty prefix store, one replica."""
     g = config.prefixes
+    caches = ()
+    if config.pages is None:
+        caches = cache.empty_dense(model_config, config.dtype, g, config.prompt_tokens)
     return Prefixes(
-        caches=empty_caches(config, model_config, g, config.prompt_tokens),
+        caches=caches,
         hidden=jnp.zeros((g, model_config.d_model), config.dtype),
         length=jnp.zeros(g, jnp.int32),
     )

@@ -15,7 +15,7 @@ LAYERS = [
     ["model", "attention", "sharding", "hf_config", "hf_layout", "weights", "gguf",
      "text", "countdown", "countdown_tfds", "word_problems", "sources", "data", "rewards",
      "progress", "benchmarks", "hlo", "hlo_traffic", "flops", "memory"],
-    ["slots", "sampler", "decode", "programs", "session", "engine", "serving"],
+    ["cache", "slots", "sampler", "decode", "programs", "session", "engine", "serving"],
     ["exchange", "rollout", "simulate", "batch", "loss", "gradient", "update"],
     ["plan", "presets", "warmup", "build", "metrics", "checkpoint",
      "figures", "evaluation_report", "evaluate", "trainer", "topology", "aot", "aot_report"],

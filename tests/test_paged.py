@@ -1,0 +1,147 @@
+"""Pages instead of dense caches: the same answers, from shared prompts."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dars_jax import attention, cache, sharding
+from dars_jax.attention import Pages, PageView
+from dars_jax.programs import Programs
+from dars_jax.session import Request, SamplingConfig, Session
+from dars_jax.slots import DecodeConfig
+
+PROMPT, RESPONSE = 12, 11
+DENSE = DecodeConfig(slots=8, prefixes=5, requests=40, prompt_tokens=PROMPT,
+                     response_tokens=RESPONSE, eos_ids=(0, 1, 2), filters=False,
+                     dtype=jnp.dtype("float32"))  # fmt: skip
+LENGTHS = (1, 4, 7, 8, 12)  # one token, whole pages, the longest there may be
+
+
+def completions(programs, params, limit=RESPONSE, dispatch=5):
+    """Tokens and log-probabilities of 40 requests on 5 prompts; two thirds come in late, and two
+    of the prompts' rows are given to other prompts in between."""
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(3, 61, n).astype(np.int32) for n in (*LENGTHS, 9, 2)]
+    session = Session(programs, params, prefill_batch=2)
+    session.prefill([(0, i, prompts[i]) for i in range(5)])
+    sampling = SamplingConfig(temperature=1.0, max_tokens=limit)
+
+    def ask(first, last, of):
+        session.enqueue(
+            [Request(0, i, of(i) % 5, (0, 0, 0, of(i), i), limit) for i in range(first, last)],
+            sampling,
+        )
+
+    def finish():
+        while True:
+            session.start(dispatch)
+            progress = session.finish()
+            out.update(session.drain(progress.finished))
+            if progress.idle:
+                return
+
+    out = {}
+    ask(0, 25, lambda i: i % 5)
+    session.start(dispatch)
+    out.update(session.drain(session.finish().finished))
+    ask(25, 27, lambda i: i % 5)
+    finish()
+    session.prefill([(0, 0, prompts[5]), (0, 1, prompts[6])])
+    ask(27, 40, lambda i: (5, 6, 2)[i % 3])
+    finish()
+    assert len(out) == 40
+    return out
+
+
+def assert_same(got, want):
+    for key, (tokens, logprob) in want.items():
+        np.testing.assert_array_equal(got[key][0], tokens, str(key))
+        np.testing.assert_allclose(got[key][1], logprob, atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def dense(tiny):
+    """(published params, completions) of an engine with dense caches."""
+    programs = Programs(DENSE, tiny.config, sharding.make_mesh(1, 1, 1))
+    params = programs.publish(tiny.params)
+    want = completions(programs, params)
+    assert len({len(tokens) for tokens, _ in want.values()}) > 4
+    return params, want
+
+
+@pytest.mark.parametrize(("size", "slots"), [(4, 20), (16, 3)])
+def test_pages_give_the_same_completions(tiny, dense, size, slots):
+    config = dataclasses.replace(DENSE, page_size=size, slots=slots)
+    programs = Programs(config, tiny.config, sharding.make_mesh(1, 1, 1))
+    assert_same(completions(programs, dense[0]), dense[1])
+
+
+@pytest.mark.parametrize(
+    ("response", "longest"), [(1, 1), (2, 1), (4, 2), (5, 2), (6, 2), (7, 3), (4096, 1025)]
+)
+def test_a_block_holds_the_longest_completion(response, longest):
+    # after a page's worth less one of prompt; the last token is never fed
+    layout = cache.page_layout(4, 2, 8, 3, response)
+    assert layout.per_slot == longest
+    assert layout.count == 2 * 2 + 3 * longest
+    assert layout.width % layout.step == 0
+
+
+def slots_with(layout, active):
+    """A paged cache whose slot i holds numbers of its own, and the numbers."""
+    paged = cache.PagedCache((), jnp.zeros((len(active), layout.width), jnp.int32),
+                             jnp.arange(layout.slots), layout)  # fmt: skip
+    return cache.give((), paged, jnp.zeros(len(active), jnp.int32),
+                      jnp.full(len(active), layout.size), jnp.asarray(active))  # fmt: skip
+
+
+def blocks(paged):
+    """First own page of each slot."""
+    layout = paged.layout
+    return layout.prefixes * layout.per_prefix + np.asarray(paged.block) * layout.per_slot
+
+
+def test_no_two_slots_own_a_page_however_slots_come_and_go():
+    layout = cache.page_layout(4, 2, 8, 8, 6)
+    paged = slots_with(layout, np.ones(8, bool))
+    before = np.asarray(paged.table)
+    order = jnp.asarray([5, 2, 7, 0, 1, 3, 4, 6])
+    paged = cache.resize(paged, order, 3, 1)
+    np.testing.assert_array_equal(paged.table, before[[5, 2, 7]])
+    paged = cache.resize(paged, jnp.arange(3), 8, 1)
+    taken = cache.give((), paged, jnp.zeros(8, jnp.int32), jnp.full(8, 4), jnp.arange(8) >= 3)
+    own = np.asarray(taken.table)[:, 1 : 1 + layout.per_slot]
+    assert len(np.unique(own)) == 8 * layout.per_slot
+    np.testing.assert_array_equal(own[:, 0], blocks(taken))
+
+
+def test_completions_read_the_prompt_where_the_prefill_put_it():
+    layout = cache.page_layout(4, 3, 8, 2, 6)
+    paged = cache.PagedCache((), jnp.zeros((2, layout.width), jnp.int32), jnp.arange(2), layout)
+    paged = cache.give((), paged, jnp.asarray([2, 2]), jnp.asarray([8, 8]), jnp.ones(2, bool))
+    np.testing.assert_array_equal(paged.table[:, :2], [[4, 5], [4, 5]])
+    assert paged.table[0, 2] != paged.table[1, 2]
+
+
+def test_the_kernel_reads_what_the_gather_reads():
+    keys = jax.random.split(jax.random.key(0), 3)
+    pages = Pages(*(jax.random.normal(k, (2, 9, 16, 128), jnp.bfloat16) for k in keys[:2]))
+    q = jax.random.normal(keys[2], (4, 6, 128)) / 11
+    table = jnp.asarray(np.random.default_rng(0).integers(0, 9, (4, 4)), jnp.int32)
+    length = jnp.asarray([0, 1, 32, 61], jnp.int32)
+    view = PageView(table, length, length)
+    want = attention.read_pages(q, jax.tree.map(jnp.float32, pages), view)
+    with jax.experimental.pallas.tpu.force_tpu_interpret_mode():
+        got = attention.read_pages_tpu(q, pages, view, pages_per_step=2)
+    np.testing.assert_allclose(got[1:], want[1:], atol=1e-5)
+    assert np.isfinite(got).all()
+
+
+def test_pages_are_for_tpus_with_whole_lanes_in_bfloat16():
+    half, single = jnp.dtype("bfloat16"), jnp.dtype("float32")
+    assert cache.page_size("tpu", 128, half) == 128
+    for setting in [("tpu", 64, half), ("cpu", 128, half), ("tpu", 128, single)]:
+        assert cache.page_size(*setting) == 0
