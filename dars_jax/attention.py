@@ -10,10 +10,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.experimental.pallas.ops.tpu import paged_attention as tpu
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask
 from jax.sharding import PartitionSpec
+
+from dars_jax import page_kernels
 
 _MASKED = -1e30  # finite: a row that sees nothing must give numbers, not NaN
 _QUERY_BLOCK = 72  # tokens
@@ -179,11 +180,16 @@ def paged_attention(
     def local(
         q: jax.Array, k: jax.Array, v: jax.Array, pages: Pages, view: PageView
     ) -> tuple[jax.Array, Pages]:
-        pages = Pages(_write(pages.key, k, view.at), _write(pages.value, v, view.at))
+        q = q[:, 0] * q.shape[-1] ** -0.5
+        pages = Pages(
+            *jax.lax.platform_dependent(
+                *pages, k[:, 0], v[:, 0], view.at, tpu=page_kernels.write, default=write_pages
+            )
+        )
+        kernel = functools.partial(page_kernels.read, pages_per_step=pages_per_step)
         out = jax.lax.platform_dependent(
-            q[:, 0] * q.shape[-1] ** -0.5, pages, view,
-            tpu=lambda *x: read_pages_tpu(*x, pages_per_step=pages_per_step), default=read_pages,
-        )  # fmt: skip
+            q, *pages, view.table, view.length, tpu=kernel, default=read_pages
+        )
         return out[:, None], pages
 
     pages, view = state
@@ -198,28 +204,28 @@ def paged_attention(
     return mapped(q, k, v, pages, view)
 
 
-def _write(pages: jax.Array, x: jax.Array, at: jax.Array) -> jax.Array:
-    """x [S,1,K,d] into places int32[S] of the pages [K,N,p,d]."""
-    flat = pages.reshape(pages.shape[0], -1, pages.shape[-1])
-    x = jnp.swapaxes(x[:, 0], 0, 1).astype(pages.dtype)
-    return flat.at[:, at].set(x, mode="drop", unique_indices=True).reshape(pages.shape)
+def write_pages(
+    key: jax.Array, value: jax.Array, new_key: jax.Array, new_value: jax.Array, at: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """`page_kernels.write` in plain operations.  A scatter on a TPU takes one slot at a time."""
+
+    def put(pages: jax.Array, x: jax.Array) -> jax.Array:
+        flat = pages.reshape(pages.shape[0], -1, pages.shape[-1])
+        x = jnp.swapaxes(x, 0, 1).astype(pages.dtype)
+        return flat.at[:, at].set(x, mode="drop", unique_indices=True).reshape(pages.shape)
+
+    return put(key, new_key), put(value, new_value)
 
 
-def read_pages(q: jax.Array, pages: Pages, view: PageView) -> jax.Array:
-    """Scaled queries [S,H,d] -> [S,H,d]: what the kernel computes, by gathering whole tables."""
+def read_pages(
+    q: jax.Array, key: jax.Array, value: jax.Array, table: jax.Array, length: jax.Array
+) -> jax.Array:
+    """`page_kernels.read` in plain operations, which gather the whole table."""
     s, h, d = q.shape
-    kv = pages.key.shape[0]
-    key = pages.key[:, view.table].reshape(kv, s, -1, d)
-    value = pages.value[:, view.table].reshape(kv, s, -1, d)
+    kv = key.shape[0]
+    key, value = (x[:, table].reshape(kv, s, -1, d) for x in (key, value))
     q = q.reshape(s, kv, h // kv, d)
     scores = jnp.einsum("skgd,kscd->skgc", q, key, preferred_element_type=jnp.float32)
-    visible = jnp.arange(key.shape[2])[None] < view.length[:, None]
+    visible = jnp.arange(key.shape[2])[None] < length[:, None]
     weights = jax.nn.softmax(jnp.where(visible[:, None, None], scores, _MASKED), axis=-1)
     return jnp.einsum("skgc,kscd->skgd", weights.astype(value.dtype), value).reshape(s, h, d)
-
-
-def read_pages_tpu(q: jax.Array, pages: Pages, view: PageView, *, pages_per_step: int) -> jax.Array:
-    """The same by the kernel, which reads the pages in use, `pages_per_step` at a time."""
-    return tpu.paged_attention(
-        q, pages.key, pages.value, view.length, view.table, pages_per_compute_block=pages_per_step
-    )

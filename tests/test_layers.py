@@ -12,7 +12,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "dars_jax"
 LAYERS = [
     ["allocator", "objective", "passk"],
     ["types", "config", "distributed"],
-    ["model", "attention", "sharding", "hf_config", "hf_layout", "weights", "gguf",
+    ["model", "page_kernels", "attention", "sharding", "hf_config", "hf_layout", "weights", "gguf",
      "text", "countdown", "countdown_tfds", "word_problems", "sources", "data", "rewards",
      "progress", "benchmarks", "hlo", "hlo_traffic", "flops", "memory"],
     ["cache", "slots", "sampler", "decode", "programs", "session", "engine", "serving"],

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
 
-from dars_jax import attention, cache, sharding
-from dars_jax.attention import Pages, PageView
+from dars_jax import attention, cache, page_kernels, sharding
+from dars_jax.engine import PolicyEngine
 from dars_jax.programs import Programs
 from dars_jax.session import Request, SamplingConfig, Session
 from dars_jax.slots import DecodeConfig
@@ -126,18 +127,34 @@ def test_completions_read_the_prompt_where_the_prefill_put_it():
     assert paged.table[0, 2] != paged.table[1, 2]
 
 
-def test_the_kernel_reads_what_the_gather_reads():
-    keys = jax.random.split(jax.random.key(0), 3)
-    pages = Pages(*(jax.random.normal(k, (2, 9, 16, 128), jnp.bfloat16) for k in keys[:2]))
-    q = jax.random.normal(keys[2], (4, 6, 128)) / 11
+@pytest.fixture(scope="module")
+def pages():
+    """Keys and values [2,9,16,128] of nine pages."""
+    keys = jax.random.split(jax.random.key(0))
+    return [jax.random.normal(k, (2, 9, 16, 128), jnp.bfloat16) for k in keys]
+
+
+def test_the_kernel_reads_what_the_gather_reads(pages):
+    q = jax.random.normal(jax.random.key(1), (4, 6, 128)) / 11
     table = jnp.asarray(np.random.default_rng(0).integers(0, 9, (4, 4)), jnp.int32)
     length = jnp.asarray([0, 1, 32, 61], jnp.int32)
-    view = PageView(table, length, length)
-    want = attention.read_pages(q, jax.tree.map(jnp.float32, pages), view)
-    with jax.experimental.pallas.tpu.force_tpu_interpret_mode():
-        got = attention.read_pages_tpu(q, pages, view, pages_per_step=2)
+    want = attention.read_pages(q, *(x.astype(jnp.float32) for x in pages), table, length)
+    with pltpu.force_tpu_interpret_mode():
+        got = page_kernels.read(q, *pages, table, length, 2)
     np.testing.assert_allclose(got[1:], want[1:], atol=1e-5)
-    assert np.isfinite(got).all()
+    assert not got[0].any()
+
+
+def test_the_kernel_writes_what_the_scatter_writes(pages):
+    # first and last place of a page, the middle, two idle slots
+    at = jnp.asarray([0, 2 * 16 + 15, 5 * 16 + 8, 9 * 16, 8 * 16 + 7, 9 * 16 + 5], jnp.int32)
+    new = [jax.random.normal(jax.random.key(i), (6, 2, 128), jnp.bfloat16) for i in (2, 3)]
+    want = attention.write_pages(*pages, *new, at)
+    assert sum(int((x != y).any(-1).sum()) for x, y in zip(want, pages, strict=True)) == 2 * 2 * 4
+    with pltpu.force_tpu_interpret_mode():
+        got = page_kernels.write(*pages, *new, at)
+    for x, y in zip(got, want, strict=True):
+        np.testing.assert_array_equal(x, y)
 
 
 def test_pages_are_for_tpus_with_whole_lanes_in_bfloat16():
@@ -145,3 +162,17 @@ def test_pages_are_for_tpus_with_whole_lanes_in_bfloat16():
     assert cache.page_size("tpu", 128, half) == 128
     for setting in [("tpu", 64, half), ("cpu", 128, half), ("tpu", 128, single)]:
         assert cache.page_size(*setting) == 0
+
+
+def test_jetstreams_interface_keeps_dense_caches(tiny, dense):
+    programs = Programs(dataclasses.replace(DENSE, page_size=4), tiny.config,
+                        sharding.make_mesh(1, 1, 1))  # fmt: skip
+    engine = PolicyEngine(programs, None, SamplingConfig(max_tokens=RESPONSE),
+                          steps_per_dispatch=RESPONSE)  # fmt: skip
+    tokens = np.random.default_rng(0).integers(3, 61, LENGTHS[0]).astype(np.int32)
+    prefix = engine.prefill(params=dense[0], padded_tokens=np.pad(tokens, (0, PROMPT - 1)),
+                            true_length=1, stream=(0, 0, 0, 0, 0))  # fmt: skip
+    state = engine.insert(prefix, engine.init_decode_state(), 3)
+    _, result = engine.generate(dense[0], state)
+    data = result.convert_to_numpy().get_result_at_slot(3)
+    np.testing.assert_array_equal(data.tokens[0][data.valid[0] > 0], dense[1][0, 0][0])
