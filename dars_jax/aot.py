@@ -145,7 +145,9 @@ def _engine_programs(
     config = engine.config
     params = _at(published.out_info, sharding.decode_shardings(plan.model, mesh))
     prefixes, work = _created(engine.empty_prefixes, mesh), _created(engine.empty_work, mesh)
-    empty = lambda: slots_lib.empty_slots(config, plan.model, config.slots, config.cache_tokens)  # noqa: E731
+    empty = functools.partial(
+        slots_lib.empty_slots, config, plan.model, config.slots, config.cache_tokens
+    )
     slots = _created(engine.per_replica(empty, 0), mesh)
     sizes = {
         name: bytes_per_device(tree)
@@ -157,9 +159,10 @@ def _engine_programs(
         rows = sharding.rows(mesh)
         ints = lambda *s: jax.ShapeDtypeStruct(s, jnp.int32, sharding=rows)  # noqa: E731
         prompts = (ints(*shape, config.prompt_tokens), ints(*shape), ints(*shape))
-        given = ("decode weights", "prefix store")
+        pool = slots.caches if config.page_size else ()
+        given = ("decode weights", "prefix store", *["decode cache and slots"] * bool(pool))
         yield make(
-            "prefill", engine.prefill.trace(params, prefixes, *prompts),
+            "prefill", engine.prefills.trace(params, prefixes, pool, *prompts),
             {name: sizes[name] for name in given},
             {**kept, **{name: n for name, n in sizes.items() if name not in given}},
         )  # fmt: skip

@@ -36,7 +36,7 @@ class Programs:
         self.empty_prefixes = self.per_replica(
             lambda: slots_lib.empty_prefixes(config, model_config), 0
         )
-        self._prefill = self.per_replica(
+        self.prefills = self.per_replica(
             functools.partial(decode.prefill, config, model_config), 5, has_params=True,
             donate=(1, 2),
         )  # fmt: skip
@@ -82,7 +82,7 @@ class Programs:
     ) -> tuple[Prefixes, Slots]:
         """See `decode.prefill`; prefixes and slots are donated."""
         pool = slots.caches if self.config.page_size else ()
-        prefixes, pool = self._prefill(params, prefixes, pool, tokens, length, row)
+        prefixes, pool = self.prefills(params, prefixes, pool, tokens, length, row)
         return prefixes, dataclasses.replace(slots, caches=pool) if self.config.page_size else slots
 
     def run(
