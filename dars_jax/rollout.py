@@ -224,9 +224,9 @@ def collect(
         t = clock.charge("prefill", t)
         session.start(config.steps_per_dispatch)
         t = clock.charge("decode", t)
-        for where, (ids, logprob) in fresh.items():
-            p, sample = scheduler.locate(*where)
-            store.add(p, sample, int(scheduler.stage[p]), ids, logprob)
+        requests = [scheduler.locate(*where) for where in fresh]
+        store.add(requests, scheduler.stage, list(fresh.values()))
+        for (p, sample), (ids, _) in zip(requests, fresh.values(), strict=True):
             grader.submit(p * config.n_max + sample, decode_text(ids), prompts.answer[p])
         fresh = {}
         graded = grader.collect(wait=False)
@@ -239,8 +239,7 @@ def collect(
         t = clock.charge("decode", t)
         if outcome.idle and not outcome.completed:
             graded += grader.collect(wait=True)
-        for request, grade in graded:
-            store.grade(*divmod(request, config.n_max), grade)
+        store.grade(graded)
         counts = _count(graded, len(prompts), config.n_max)
         scheduler.graded(exchange.share_counts(counts, session.replicas))
         finished += outcome.completed
@@ -279,14 +278,30 @@ class _Store:
         self._truncated = np.zeros(shape, bool)
         self._reward, self._verdict = np.zeros(shape, np.float32), np.zeros(shape, np.int8)
 
-    def add(self, p: int, sample: int, stage: int, ids: np.ndarray, logprob: np.ndarray) -> None:
-        n = len(ids)
-        self._tokens[p, sample, :n], self._logprob[p, sample, :n] = ids, logprob
-        self._length[p, sample], self._stage[p, sample] = n, stage
-        self._truncated[p, sample] = ids[-1] not in self._eos
+    def add(
+        self,
+        requests: list[tuple[int, int]],
+        stage: np.ndarray,
+        completions: list[tuple[np.ndarray, np.ndarray]],
+    ) -> None:
+        """Completions of requests (p, sample), where prompt p is in stage[p]."""
+        if not requests:
+            return
+        p, sample = np.transpose(requests)
+        length = np.array([len(ids) for ids, _ in completions])
+        tokens, logprob = map(np.concatenate, zip(*completions, strict=True))
+        ends = np.cumsum(length)
+        column = np.arange(ends[-1]) - np.repeat(ends - length, length)
+        at = (*np.repeat([p, sample], length, axis=1), column)
+        self._tokens[at], self._logprob[at] = tokens, logprob
+        self._length[p, sample], self._stage[p, sample] = length, stage[p]
+        self._truncated[p, sample] = ~np.isin(tokens[ends - 1], self._eos)
 
-    def grade(self, p: int, sample: int, grade: Grade) -> None:
-        self._reward[p, sample], self._verdict[p, sample] = grade.reward, int(grade.verdict)
+    def grade(self, graded: list[tuple[int, Grade]]) -> None:
+        """Grades of requests, numbered p * n_max + sample."""
+        at = [request for request, _ in graded]
+        self._reward.reshape(-1)[at] = [grade.reward for _, grade in graded]
+        self._verdict.reshape(-1)[at] = [int(grade.verdict) for _, grade in graded]
 
     def rollouts(self, sampled: np.ndarray) -> Rollouts:
         """Rows of all prompts, in canonical order."""

@@ -19,6 +19,7 @@ class FunctionGrader:
 
     def __init__(self, fn: Callable[[str, str], bool | float]) -> None:
         self._fn = fn
+        self._name = f"{fn.__module__}:{getattr(fn, '__qualname__', fn)}"
         self._finished: list[tuple[int, Grade]] = []
         self._counters: collections.Counter[str] = collections.Counter()
 
@@ -62,16 +63,15 @@ class FunctionGrader:
         return Grade(reward, verdict)
 
     def _call(self, response: str, gold: str) -> float:
-        name = f"{self._fn.__module__}:{getattr(self._fn, '__qualname__', self._fn)}"
         try:
             reward = self._fn(response, gold)
         except Exception as error:
             raise RuntimeError(
-                f"{name} raised {error!r} on response {response!a:.500}, gold {gold!a:.200}"
+                f"{self._name} raised {error!r} on response {response!a:.500}, gold {gold!a:.200}"
             ) from error
         if not isinstance(reward, bool | int | float) or not 0 <= reward <= 1:
             raise ValueError(
-                f"{name} returned {reward!r}, want a bool or a number in [0, 1]; "
+                f"{self._name} returned {reward!r}, want a bool or a number in [0, 1]; "
                 f"response {response!a:.500}, gold {gold!a:.200}"
             )
         return float(reward)
