@@ -270,6 +270,25 @@ def test_a_small_policy_fits_and_publishing_only_gathers(command, tmp_path):
 
 
 @needs_libtpu
+def test_a_pod_step_keeps_its_promises(command, tmp_path):
+    """Two layers of the 7B policy on 256 chips; the whole is a command, see the README."""
+    output = tmp_path / "programs.jsonl"
+    done = command("--topology", "v5e:16x16", "--num_layers", "2", "--programs", "decode,update",
+                   "--output", output, config="configs/dars_b.py:qwen2.5-math-7b")  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    decode, update, _ = map(json.loads, output.read_text().splitlines())
+    assert update["flops"] - update["attention_flops"] < 1.22 * update["ideal_flops"]
+    assert update["mfu_ceiling"] > 0.5
+    # whole weights fit for an epoch here: then micro-batches and layers communicate nothing
+    assert {row["level"] for row in update["collectives"]} <= {"step", "epoch"}
+    assert any("splash" in name for name in update["kernels"])
+    # nothing but the pages themselves is as large as a layer's pages
+    pages = 4 * 128 * 128 * 2 * (64 * 8 + 192 * 25) // 4
+    assert not [name for size, name in decode["largest"] if size >= pages and "copy" in name]
+    assert {row["level"] for row in decode["collectives"]} <= {"call", "decode step"}
+
+
+@needs_libtpu
 def test_what_does_not_fit_is_named_with_the_settings_that_help(command):
     done = command("--topology", "v5e:2x2", "--programs", "publish",
                    config="configs/dars_b.py:qwen2.5-math-7b")  # fmt: skip
