@@ -116,7 +116,9 @@ def choose_mesh(
     """
     tensor = 1
     if num_params >= 1e9:
-        tensor = max(t for t in (1, 2, 4) if num_kv_heads % t == 0 and where.num_chips % t == 0)
+        most = 8 if where.chip.hbm_gib < 24 else 4  # small chips need more of them for a cache
+        sizes = [1 << i for i in range(4) if 1 << i <= most]
+        tensor = max(t for t in sizes if num_kv_heads % t == 0 and where.num_chips % t == 0)
     rest = where.num_chips // tensor
     if num_params < 1e8:
         return (rest, 1, tensor), f"mesh.data {rest}: the policy is too small to be split"
