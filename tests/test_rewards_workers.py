@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 import dars_jax.rewards
@@ -74,6 +75,17 @@ def test_no_warning_without_timeouts(caplog):
     with caplog.at_level(logging.WARNING), MathGrader() as grader:
         grader.grade(responses, golds)
     assert caplog.text == ""
+
+
+def test_a_large_trainer_does_not_wear_its_workers_out():
+    ballast = np.ones(600 * 2**17)  # 600 MB, over what a worker may use
+    responses, golds = rows(60)
+    with MathGrader(num_workers=1) as grader:
+        grader.grade(responses[:30], golds[:30])
+        before = grader.worker_ids()
+        grader.grade(responses[30:], golds[30:])
+        assert grader.worker_ids() == before and len(before) == 1
+    assert ballast[-1] == 1
 
 
 def test_killed_workers_lose_nothing():
