@@ -25,8 +25,9 @@ KERNEL_BANDWIDTH = 0.7  # share of the memory bandwidth that a paged attention k
 KERNEL_BLOCK = 1024  # tokens: a kernel computes whole blocks of keys
 
 ASSUMPTIONS = (
-    f"rows {PACKING:.0%} full, decode slots {OCCUPANCY:.0%} busy; synchronous collectives run at "
-    "one torus axis' link bandwidth and nothing hides them, asynchronous ones cost nothing; "
+    f"rows {PACKING:.0%} full, decode slots {OCCUPANCY:.0%} busy; collectives run one after the "
+    "other at one torus axis' link bandwidth, and the asynchronous ones cost what the cycles "
+    "between their start and end do not hide; "
     f"attention kernels reach {KERNEL_FLOPS:.0%} of the peak over the visible keys and one block "
     f"of {KERNEL_BLOCK}, paged decoding {KERNEL_BANDWIDTH:.0%} of the memory bandwidth; grading, "
     "host work, checkpoints and evaluation are left out"
@@ -64,7 +65,7 @@ class Analysis:
     cycle_seconds: float
     mfu_ceiling: float  # ideal_flops over what the chips could do in cycle_seconds
     collectives: list[dict[str, Any]]  # by loop level
-    collective_seconds: float  # estimate, synchronous ones only
+    collective_seconds: float  # estimate of what nothing hides
     kernel_seconds: float  # estimate
     calls: float  # in a step
 
@@ -133,11 +134,12 @@ def level(plan: Plan, program: str, loops: Sequence[hlo.Loop]) -> str:
     inside = loops[data_bound[0] + 1 :]
     if not inside:
         return "micro-batch"
-    if len(inside) > 1:
+    if len(inside) > 1 or inside[0].op_name.endswith("dot_general"):  # a product in steps
         return "inside layer"
-    if inside[0].known == plan.model.num_layers:
+    layers, chunks = plan.model.num_layers, plan.batch.row_tokens // plan.update.chunk
+    pipelined = not inside[0].op_name  # of it one iteration is peeled off
+    if inside[0].known == layers - pipelined:
         return "layer"
-    chunks = plan.batch.row_tokens // plan.update.chunk
     return "loss chunk" if inside[0].known == chunks else f"loop of {inside[0].known}"
 
 
@@ -188,21 +190,25 @@ def _kernel_seconds(plan: Plan, where: Slice, program: str, work: Workload) -> f
 def _collectives(
     plan: Plan, where: Slice, program: str, module: hlo.Module, sites: list[hlo.Site]
 ) -> tuple[list[dict[str, Any]], float]:
+    chip = where.chip
+
+    def link_cycles(c: hlo_traffic.Collective) -> float:
+        return chip.clock_hz * _link_seconds(c.kind, c.bytes, c.group, chip.link_bytes_per_s)
+
     rows: dict[tuple, dict[str, Any]] = {}
-    seconds = 0.0
-    for c in hlo_traffic.collectives(module, sites):
+    found = hlo_traffic.collectives(module, sites)
+    for c, cycles in zip(found, hlo_traffic.waits(sites, found, link_cycles), strict=True):
         name = level(plan, program, c.site.loops)
         row = rows.setdefault(
             (name, c.kind, c.asynchronous, c.group, c.site.times),
             {"level": name, "kind": c.kind, "asynchronous": c.asynchronous, "group": c.group,
-             "count": 0, "bytes": 0, "iterations": c.site.times},
+             "count": 0, "bytes": 0, "largest": 0, "iterations": c.site.times, "seconds": 0.0},
         )  # fmt: skip
         row["count"] += 1
         row["bytes"] += c.bytes
-        if not c.asynchronous:
-            once = _link_seconds(c.kind, c.bytes, c.group, where.chip.link_bytes_per_s)
-            seconds += once * c.site.times
-    return list(rows.values()), seconds
+        row["largest"] = max(row["largest"], c.bytes)
+        row["seconds"] += cycles / chip.clock_hz * c.site.times
+    return list(rows.values()), sum(row["seconds"] for row in rows.values())
 
 
 def calls(plan: Plan, program: str, work: Workload) -> float:

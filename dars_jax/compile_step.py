@@ -216,7 +216,8 @@ def _table(
 
 
 def _collective_lines(found: list[Analysis]) -> list[str]:
-    lines = [f"{'collectives':9} per iteration of{'':15}count  kind{'':15}chips{'':3}bytes a chip"]
+    lines = [f"{'collectives':9} per iteration of{'':15}count  kind{'':15}chips{'':3}bytes a chip"
+             f"{'':4}largest{'':9}chip waits in a call"]  # fmt: skip
     for a in found:
         for row in sorted(a.collectives, key=lambda r: -r["bytes"] * r["iterations"]):
             if row["bytes"] * row["iterations"] < 1e-3 * max(
@@ -226,7 +227,8 @@ def _collective_lines(found: list[Analysis]) -> list[str]:
             how = "async" if row["asynchronous"] else "SYNC"
             level = f"{row['level']} (x{row['iterations']:,.4g})"
             lines.append(f"  {a.program:9} {level:28}{row['count']:>5}  {row['kind']:19}"
-                         f"{row['group']:>5}  {_size(row['bytes']):>10}  {how}")  # fmt: skip
+                         f"{row['group']:>5}{_size(row['bytes']):>15}{_size(row['largest']):>11}"
+                         f"  {how:5}{row['seconds']:>10.3g} s")  # fmt: skip
         if not a.collectives and not a.error:
             lines.append(f"  {a.program:9} none")
     return [*lines, "  (those below 0.1 % of their program's bytes are in the JSON lines only)", ""]

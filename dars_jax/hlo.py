@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 _START = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = ")  # of an instruction
+_END = re.compile(r'}(, execution_thread="\w+")?\s*$')  # of a computation
 _ARRAY = re.compile(r"\b[a-z]+\w*\[[\d,<=\s]*\]")
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "s2": 2, "u2": 2, "token": 0}
 
@@ -147,7 +148,7 @@ def _logical_lines(text: str) -> Iterator[str]:
     """One instruction a line: a kernel's configuration may hold line breaks."""
     held = ""
     for line in text.splitlines():
-        if held and not (line.rstrip() in ("", "}") or _START.match(line)):
+        if held and line.strip() and not (_END.match(line) or _START.match(line)):
             held += " " + line
             continue
         if held:
@@ -173,7 +174,7 @@ def parse(text: str) -> Module:
             if found:
                 current = computations.setdefault(found[2], {})
                 entry = found[2] if found[1] else entry
-        elif line.rstrip() == "}":
+        elif _END.match(line):
             current = None
         elif (op := _instruction(line)) is not None:
             current[op.name] = op

@@ -3,10 +3,11 @@
 Both come from the instructions that `hlo.sites` lists.
 """
 
+import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from dars_jax import hlo
 from dars_jax.hlo import Computation, Instruction, Module, Site
@@ -32,8 +33,9 @@ class Collective:
     kind: str
     bytes: int
     group: int  # chips that take part with each other; 0 if unknown
-    asynchronous: bool  # the chip computes meanwhile: a start/done pair or an async fusion
-    site: Site
+    asynchronous: bool  # the chip may compute meanwhile: a start/done pair or an async fusion
+    site: Site  # where it starts
+    done: str  # name of the instruction that waits for it, in the same computation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,37 +85,92 @@ def _within(module: Module, name: str) -> list[tuple[Instruction, Computation]]:
 def collectives(module: Module, sites: Iterable[Site]) -> list[Collective]:
     """Every collective once, as synchronous or asynchronous.
 
-    A chain of async fusions (start, some that compute meanwhile, done) is one collective.
+    A chain of async fusions (start, some that compute meanwhile, also in inner loops, done) is one
+    collective.
     """
     sites = list(sites)
-    started = set()  # (computation, channel) of chains
+    started = set()  # channels of chains
+    done = {}  # channel of a chain, or (computation, start) of a pair -> what ends it
     for site in sites:
-        if site.op.opcode == "fusion" and _marked(module, site.op, "AsyncCollectiveStart"):
-            for op, _ in _within(module, site.op.called("calls")):
-                started.add((site.computation, _channel(op)))
+        op = site.op
+        if op.opcode == "fusion" and _marked(module, op, "AsyncCollectiveStart"):
+            started |= {_channel(inner) for inner, _ in _within(module, op.called("calls"))}
+        elif op.opcode == "fusion" and _marked(module, op, "AsyncCollectiveDone"):
+            for inner, _ in _within(module, op.called("calls")):
+                done[_channel(inner)] = op.name
+        elif op.opcode.endswith("-done") and op.operands:
+            done[site.computation, op.operands[0]] = op.name
     result = []
     for site in sites:
         op, where = site.op, module.computations[site.computation]
         kind = op.opcode.removesuffix("-start")
         if kind in KINDS:
-            asynchronous = op.opcode != kind
+            last = done.get((site.computation, op.name), op.name)
             result.append(
-                Collective(kind, _moved(op, where), _group(op.attributes), asynchronous, site)
-            )
-        elif op.opcode in ("fusion", "async-start"):
-            called = op.called("calls")
+                Collective(kind, _moved(op, where), _group(op.attributes), op.opcode != kind, site,
+                           last)
+            )  # fmt: skip
+        elif op.opcode in ("fusion", "async-start", "call-start"):
+            called = op.called("calls") or op.called("to_apply")
             starts = _marked(module, op, "AsyncCollectiveStart")
             for inner, home in _within(module, called) if called else ():
-                if (site.computation, _channel(inner)) in started and not starts:
+                if _channel(inner) in started and not starts:
                     continue  # a later link of a chain
-                asynchronous = starts or op.opcode == "async-start" or "async_collective" in called
+                asynchronous = (
+                    starts or op.opcode.endswith("-start") or "async_collective" in called
+                )
                 scatter = inner.opcode == "all-reduce" and "scatter" in called
+                last = done.get(_channel(inner) if starts else (site.computation, op.name), op.name)
                 result.append(
                     Collective(
                         "reduce-scatter" if scatter else inner.opcode,
-                        _moved(inner, home), _group(inner.attributes), asynchronous, site,
+                        _moved(inner, home), _group(inner.attributes), asynchronous, site, last,
                     )
                 )  # fmt: skip
+    return result
+
+
+def waits(
+    sites: Iterable[Site],
+    found: Sequence[Collective],
+    link_cycles: Callable[[Collective], float],
+) -> list[float]:
+    """Cycles that the chip stands still for each collective, in one iteration of its loop.
+
+    The schedule is walked with one link that carries one collective after the other; what the chip
+    computes between a start and its done hides that much.  A kernel takes no time here, as in the
+    cycle model, so the waits are rather too long.
+
+    Args:
+      found: `collectives` of the same sites.
+      link_cycles: how long the link takes for one.
+    """
+    sites = list(sites)
+    inside: dict[tuple[str, ...], float] = collections.defaultdict(float)  # cycles of whole loops
+    for site in sites:
+        for depth in range(1, len(site.loops) + 1):
+            inside[tuple(loop.name for loop in site.loops[:depth])] += site.op.cycles * site.times
+    starts, ends = collections.defaultdict(list), collections.defaultdict(list)
+    for index, collective in enumerate(found):
+        starts[collective.site.computation, collective.site.op.name].append(index)
+        ends[collective.site.computation, collective.done].append(index)
+    result = [0.0] * len(found)
+    now: dict[str, float] = collections.defaultdict(float)  # clock of each computation
+    free: dict[str, float] = collections.defaultdict(float)  # when its link is
+    finish = [0.0] * len(found)
+    for site in sites:
+        where, here = site.computation, (site.computation, site.op.name)
+        for index in starts.get(here, ()):
+            begin = max(now[where], free[where])
+            finish[index] = free[where] = begin + link_cycles(found[index])
+        own = site.op.cycles
+        if site.op.opcode == "while" and site.times:
+            own += inside[(*(loop.name for loop in site.loops), site.op.name)] / site.times
+        waiting = ends.get(here, ())
+        for index in waiting:  # what a fusion computes hides the collective that is part of it
+            hidden = own if found[index].asynchronous else 0.0
+            result[index] = max(0.0, finish[index] - now[where] - hidden)
+        now[where] += own + max((result[index] for index in waiting), default=0.0)
     return result
 
 

@@ -29,11 +29,20 @@ from dars_jax.attention import packed_attention, splash_attention
 from dars_jax.gradient import Passes
 from dars_jax.types import TrainState, UpdateBatch
 
-# Splits a product whose result is scattered at once into steps, between which the pieces travel:
-# without it the reduce-scatters of the weights' gradients are synchronous.
+# What keeps the chip computing while weights and gradients of layers travel.
 _TPU_OPTIONS = {
+    # A product whose result is scattered at once is split into steps between which pieces travel.
     "xla_tpu_prefer_einsum_reduce_scatter": "true",
     "xla_tpu_decompose_einsum_reduce_scatter": "true",
+    # The one gather of a layer that nothing can hide runs an iteration ahead.
+    "xla_tpu_enable_ici_ag_pipelining": "true",
+    "xla_tpu_max_ag_pipelining_per_loop": "1",
+}
+# v6e gathers beside the computation only on its sparse cores.
+_V6E_OPTIONS = {
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "false",
+    "xla_tpu_enable_sparse_core_collective_offload_all_gather": "true",
+    "xla_tpu_enable_sparse_core_collective_offload_reduce_scatter": "true",
 }
 
 ATTENTION = {"xla": packed_attention, "splash": splash_attention}
@@ -118,7 +127,6 @@ def make_update(
     1; a mini-batch without signal is finite and not applied).
     """
     shardings = state_shardings(model_config, optimizer, mesh)
-    on_tpu = mesh.devices.flat[0].platform == "tpu"
     passes = Passes(
         model=model_config, attention=ATTENTION[config.attention], loss=config.loss,
         specs=jax.tree.map(lambda s: s.spec, shardings.params), gather=config.gather,
@@ -134,8 +142,15 @@ def make_update(
         ),
         out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=(0,),
-        compiler_options=_TPU_OPTIONS if on_tpu else None,
+        compiler_options=compiler_options(mesh.devices.flat[0]),
     )
+
+
+def compiler_options(device: jax.Device) -> dict[str, str] | None:
+    """The compiler's settings for the update on a kind of device; None leaves them alone."""
+    if device.platform != "tpu":
+        return None
+    return _TPU_OPTIONS | (_V6E_OPTIONS if device.device_kind.startswith("TPU v6") else {})
 
 
 def _micro(batch: UpdateBatch, m: jax.Array) -> dict[str, jax.Array]:

@@ -84,6 +84,42 @@ def test_flops_inside_shard_map_are_those_of_all_devices(compiled):
     assert compiled[1] == 4 * 10 * 6 * 2 * 256 * 1024 * 1024
 
 
+# The update's options on a program like it: wide enough layers that the compiler need not wait.
+ON_V6E = """
+import sys
+from dars_jax import topology
+topology.prepare_environment()
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+from dars_jax import hlo, hlo_traffic, sharding, update
+mesh = sharding.make_mesh(1, 4, 1, topology.devices(topology.parse("v6e:2x2")))
+
+def inner(x, w):
+    def layer(x, w):
+        return jnp.tanh(x @ jax.lax.all_gather(w, "fsdp", axis=0, tiled=True)), None
+    return jax.lax.scan(layer, x[0], w)[0][None]
+
+def shape(s, spec):
+    return jax.ShapeDtypeStruct(s, jnp.bfloat16, sharding=NamedSharding(mesh, spec))
+
+f = jax.shard_map(inner, mesh=mesh, in_specs=(P("fsdp"), P(None, "fsdp")), out_specs=P("fsdp"),
+                  check_vma=False)
+options = update.compiler_options(mesh.devices.flat[0])
+lowered = jax.jit(f).lower(shape((4, 1024, 4096), P("fsdp")),
+                           shape((6, 4096, 4096), P(None, "fsdp")))
+module = hlo.parse(lowered.compile(compiler_options=options).as_text())
+for c in hlo_traffic.collectives(module, hlo.sites(module)):
+    print(c.kind, len(c.site.loops), c.asynchronous)
+"""
+
+
+@needs_libtpu
+def test_v6e_gathers_a_layer_ahead_on_its_sparse_cores(fresh_python):
+    done = fresh_python("-c", ON_V6E)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert set(done.stdout.splitlines()) == {"all-gather 0 True", "all-gather 1 True"}
+
+
 # Text in the compiler's hand -------------------------------------------------------------------
 
 TEXT = """HloModule m, is_scheduled=true
@@ -198,6 +234,61 @@ def test_text_that_is_no_program_is_refused():
         hlo.parse("loss 0.3\n")
 
 
+# A gather on another core while the chip copies for 70 cycles and runs a loop of 3 x 20.
+MEANWHILE = """HloModule m, is_scheduled=true
+
+%gathering (p: bf16[8,128]) -> bf16[16,128] {
+  %p = bf16[8,128]{1,0} parameter(0)
+  ROOT %all-gather.1 = bf16[16,128]{1,0} all-gather(%p), channel_id=1, replica_groups=[2,2]<=[4]
+}, execution_thread="sparsecore"
+
+%body (t: (s32[], bf16[8,128])) -> (s32[], bf16[8,128]) {
+  %t = (s32[], bf16[8,128]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%t), index=0
+  %x = bf16[8,128]{1,0} get-tuple-element(%t), index=1
+  %y = bf16[8,128]{1,0} copy(%x), backend_config={"estimated_cycles":"20"}
+  ROOT %out = (s32[], bf16[8,128]{1,0}) tuple(%i, %y)
+}
+
+%condition (t.1: (s32[], bf16[8,128])) -> pred[] {
+  %t.1 = (s32[], bf16[8,128]{1,0}) parameter(0)
+  ROOT %go = pred[] constant(true)
+}
+
+ENTRY %main (a: bf16[8,128]) -> bf16[16,128] {
+  %a = bf16[8,128]{1,0} parameter(0)
+  %g0 = ((bf16[8,128]{1,0}), bf16[16,128]{1,0}) call-start(%a), \
+async_execution_thread="sparsecore", to_apply=%gathering
+  %busy = bf16[8,128]{1,0} copy(%a), backend_config={"estimated_cycles":"70"}
+  %zero = s32[] constant(0)
+  %start = (s32[], bf16[8,128]{1,0}) tuple(%zero, %busy)
+  %while.1 = (s32[], bf16[8,128]{1,0}) while(%start), condition=%condition, body=%body, \
+backend_config={"known_trip_count":{"n":"3"}}
+  %g1 = bf16[16,128]{1,0} call-done(%g0)
+  %last = bf16[8,128]{1,0} get-tuple-element(%while.1), index=1
+  ROOT %sync = bf16[16,128]{1,0} all-gather(%last), channel_id=2, replica_groups=[2,2]<=[4]
+}
+"""
+
+
+@pytest.mark.parametrize(("link", "waited"), [(100, [0, 100]), (150, [20, 150])])
+def test_the_chip_waits_for_what_it_does_not_compute_meanwhile(link, waited):
+    module = hlo.parse(MEANWHILE)
+    sites = hlo.sites(module)
+    found = hlo_traffic.collectives(module, sites)
+    assert [(c.kind, c.bytes, c.asynchronous) for c in found] == [
+        ("all-gather", 16 * 128 * 2, True),
+        ("all-gather", 16 * 128 * 2, False),
+    ]
+    assert hlo_traffic.waits(sites, found, lambda c: link) == waited
+
+
+def test_starts_that_nothing_follows_hide_nothing(written):
+    sites = hlo.sites(written)
+    found = hlo_traffic.collectives(written, sites)
+    assert hlo_traffic.waits(sites, found, lambda c: 100) == [100, 100, 100]
+
+
 # Shapes and FLOPs ------------------------------------------------------------------------------
 
 
@@ -286,6 +377,22 @@ def test_a_pod_step_keeps_its_promises(command, tmp_path):
     pages = 4 * 128 * 128 * 2 * (64 * 8 + 192 * 25) // 4
     assert not [name for size, name in decode["largest"] if size >= pages and "copy" in name]
     assert {row["level"] for row in decode["collectives"]} <= {"call", "decode step"}
+
+
+@needs_libtpu
+def test_weights_gathered_layer_by_layer_travel_while_the_chip_computes(command, tmp_path):
+    output = tmp_path / "programs.jsonl"
+    done = command("--topology", "v5e:16x16", "--num_layers", "3", "--programs", "update",
+                   "--output", output, "--config.learner.gather=layer",
+                   "--config.policy.remat=attention",
+                   config="configs/dars_b.py:qwen2.5-math-7b")  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    update, _ = map(json.loads, output.read_text().splitlines())
+    inside = [r for r in update["collectives"] if r["level"] not in ("step", "epoch")]
+    assert {r["level"] for r in inside} == {"micro-batch", "layer", "inside layer"}
+    assert sum(r["bytes"] for r in inside if r["level"] == "layer") > 2 * 466e6  # both passes
+    assert max(r["largest"] for r in inside if not r["asynchronous"]) <= 32e6
+    assert sum(r["seconds"] for r in inside) < 0.05 * update["cycle_seconds"]
 
 
 @needs_libtpu
