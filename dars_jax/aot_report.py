@@ -13,19 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from dars_jax import allocator, aot, hlo, hlo_traffic
+from dars_jax import allocator, aot, hlo, hlo_traffic, simulate
 from dars_jax.plan import Plan
 from dars_jax.topology import Slice
 
 GIB = 2**30
 PACKING = 0.95  # share of a row's tokens that are in use
-OCCUPANCY = 0.9  # share of decode slots in use, over a whole step
 KERNEL_FLOPS = 0.4  # share of the chip's peak that a masked attention kernel reaches
 KERNEL_BANDWIDTH = 0.7  # share of the memory bandwidth that a paged attention kernel reaches
 KERNEL_BLOCK = 1024  # tokens: a kernel computes whole blocks of keys
 
 ASSUMPTIONS = (
-    f"rows {PACKING:.0%} full, decode slots {OCCUPANCY:.0%} busy; collectives run one after the "
+    f"rows {PACKING:.0%} full, prefills and decode slots used as in a simulation of the "
+    "scheduler with lognormal lengths; collectives run one after the "
     "other at one torus axis' link bandwidth, and the asynchronous ones cost what the cycles "
     "between their start and end do not hide; "
     f"attention kernels reach {KERNEL_FLOPS:.0%} of the peak over the visible keys and one block "
@@ -100,14 +100,18 @@ def workload(plan: Plan, mean_response: float, rollouts_per_prompt: float) -> Wo
     rollouts = c.rollout.num_prompts * rollouts_per_prompt
     row_tokens = plan.batch.rows * plan.batch.row_tokens * PACKING
     most = plan.batch.micro_batches
-    slots = plan.num_replicas * c.rollout.slots * OCCUPANCY
-    prompts = math.ceil(c.rollout.num_prompts / plan.num_replicas)
+    slots = plan.num_replicas * c.rollout.slots
+    outcome = simulate.simulate(
+        num_prompts=c.rollout.num_prompts, slots=c.rollout.slots, replicas=plan.num_replicas,
+        config=plan.rollout, prefixes=c.rollout.prefixes, prefill_batch=c.rollout.prefill_batch,
+        mean_tokens=mean_response,
+    )  # fmt: skip
     return Workload(
         mean_response=mean_response,
         rollouts=rollouts,
         micro_batches=min(math.ceil(rollouts * mean_response / row_tokens), most),
-        prefills=math.ceil(prompts / c.rollout.prefill_batch),
-        decode_steps=max(rollouts / slots, 1) * mean_response,
+        prefills=outcome.prefills,
+        decode_steps=rollouts * mean_response / slots * outcome.ratio,
     )
 
 

@@ -1,4 +1,4 @@
-"""Rollouts and counts between processes, each of which sampled and graded a part.
+"""Rollouts between processes, each of which sampled and graded a part.
 
 A message is one int32 vector: a column per field of Rollouts, then the tokens and the bits of the
 log-probabilities without padding.
@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from dars_jax import distributed
-from dars_jax.distributed import Replicas
 from dars_jax.types import Rollouts
 
 _COLUMNS = {"prompt": np.int32, "sample": np.int32, "stage": np.int32, "length": np.int32,
@@ -46,7 +45,7 @@ def _live(length: np.ndarray, width: int) -> np.ndarray:
 
 
 def gather(mine: Rollouts) -> Rollouts:
-    """The rollouts of every process's own prompts -> all of them, in canonical order."""
+    """The rollouts that each process graded -> all of them, in canonical order."""
     if jax.process_count() == 1:
         return mine
     width = mine.tokens.shape[1]
@@ -55,13 +54,3 @@ def gather(mine: Rollouts) -> Rollouts:
     whole = {name: np.concatenate([getattr(x, name) for x in parts]) for name in names}
     order = np.lexsort((whole["sample"], whole["prompt"]))
     return Rollouts(**{name: x[order] for name, x in whole.items()})
-
-
-def share_counts(counts: np.ndarray, replicas: Replicas) -> np.ndarray:
-    """int32[P,k] of the own prompts -> of all; prompt p belongs to replica p % E."""
-    if jax.process_count() == 1:
-        return counts
-    e, p = len(replicas.mine), len(counts)
-    padded = np.pad(counts, ((0, -p % e), (0, 0)))
-    by_replica = padded.reshape(-1, e, counts.shape[1]).swapaxes(0, 1)
-    return replicas.share(by_replica).swapaxes(0, 1).reshape(padded.shape)[:p]

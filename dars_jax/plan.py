@@ -13,7 +13,7 @@ from dars_jax.gradient import GATHER_MODES
 from dars_jax.loss import LossConfig
 from dars_jax.memory import Hardware
 from dars_jax.model import ARCHITECTURES, REMAT_POLICIES, ModelConfig
-from dars_jax.rollout import RolloutConfig
+from dars_jax.schedule import RolloutConfig
 from dars_jax.session import SamplingConfig
 from dars_jax.slots import DecodeConfig
 from dars_jax.update import ATTENTION, OptimizerConfig, UpdateConfig

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from dars_jax.rollout import RolloutConfig, Scheduler
+from dars_jax.schedule import RolloutConfig, Scheduler
 from dars_jax.session import Request, SamplingConfig
 from dars_jax.types import Prompts
 
@@ -21,6 +21,7 @@ class Outcome:
 
     rollouts: int
     tokens: int
+    prefills: int  # calls, each of up to prefill_batch prompts on every replica
     decode_steps: int
     ideal_steps: float
     occupancy: float  # of the slots there were, those given up in the tail not counted
@@ -63,6 +64,7 @@ def simulate(
     replicas: int,
     config: RolloutConfig,
     prefixes: int,
+    prefill_batch: int = 4,
     mean_tokens: float = 900.0,
     seed: int = 0,
 ) -> Outcome:
@@ -82,12 +84,14 @@ def simulate(
     correct = rng.random(shape) < accuracy[:, None]
     one = np.ones(1, np.int32)
     prompts = Prompts((one,) * num_prompts, np.arange(num_prompts), (("",),) * num_prompts)
-    scheduler = Scheduler(prompts, config, replicas, prefixes)
+    requests = -(-num_prompts // replicas) * config.n_max
+    scheduler = Scheduler(prompts, config, replicas, prefixes, requests)
     engines = [_Replica(slots) for _ in range(replicas)]
-    tokens = count = steps = busy = capacity = 0
+    tokens = count = prefills = steps = busy = capacity = 0
     fresh: list[tuple[int, int]] = []  # finished in the last dispatch: being graded in this one
     while True:
-        scheduler.admit()
+        new = np.bincount(scheduler.home[scheduler.admit()])
+        prefills += -(-int(new.max(initial=0)) // prefill_batch)
         for request in scheduler.requests(seed, 0):
             p, sample = scheduler.locate(request.replica, request.row)
             _enqueue(engines, request, int(length[p, sample]))
@@ -105,7 +109,7 @@ def simulate(
         if scheduler.done and not fresh:
             break
     ideal = tokens / (slots * replicas)
-    return Outcome(count, tokens, steps, round(ideal, 1), round(busy / capacity, 3),
+    return Outcome(count, tokens, prefills, steps, round(ideal, 1), round(busy / capacity, 3),
                    round(steps / ideal, 3))  # fmt: skip
 
 

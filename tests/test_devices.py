@@ -12,7 +12,7 @@ import pytest
 SCRIPT = """
 import json, sys
 import jax, numpy as np
-from dars_jax import build, rollout, sharding, trainer
+from dars_jax import build, rollout, schedule, sharding, trainer
 output, tests, mesh, files = sys.argv[1], sys.argv[2], *map(json.loads, sys.argv[3:])
 sys.path.insert(0, tests)
 from test_trainer import make_config
@@ -21,6 +21,15 @@ parts = build.make_parts(build.make_plan(make_config(files, **axes)), lambda _: 
 state = build.initial_state(parts)
 params = parts.engine.load_params(state.params)
 prompts = build.take(parts.train, np.arange(6))
+
+class Restless(schedule.Scheduler):
+    moved = 0
+
+    def _place(self, p, more, load):  # anywhere is better than here
+        super()._place(p, more, np.where(np.arange(len(load)) == self.home[p], 1e9, load))
+        Restless.moved = self.moves
+
+rollout.Scheduler = Restless
 with build.make_grader(parts.plan) as grader:
     got, _ = rollout.collect(
         prompts, parts.engine.open_session(params, 8), grader, parts.tokenizer.decode,
@@ -33,7 +42,7 @@ embedding = state.params["embedding"]
 np.savez(output, tokens=got.tokens, length=got.length, prompt=got.prompt, stage=got.stage,
          reward=got.reward, logprob=got.logprob, kept=kept, devices=jax.device_count(),
          grad_norm=jax.device_get(outcome["grad_norm"]),
-         share=embedding.addressable_shards[0].data.size / embedding.size,
+         moves=Restless.moved, share=embedding.addressable_shards[0].data.size / embedding.size,
          moved=max(np.abs(x - y).max() for x, y in zip(leaves, jax.tree.leaves(before))),
          **{f"param{i}": x for i, x in enumerate(leaves)})
 """
@@ -71,6 +80,7 @@ def test_eight_devices_take_the_same_step_as_one(step_on, alone, mesh, share):
     got = step_on(*mesh)
     assert (got["devices"], alone["devices"]) == (8, 1)
     assert (got["share"], alone["share"]) == (share, 1)  # the parameters really are spread
+    assert got["moves"] > 0 == alone["moves"]  # top-ups were taken on other replicas
     assert alone["kept"].any() and set(alone["stage"]) == {0, 1}
     for name in ("tokens", "length", "prompt", "stage", "reward", "kept"):
         np.testing.assert_array_equal(got[name], alone[name])

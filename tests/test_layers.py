@@ -16,7 +16,7 @@ LAYERS = [
      "text", "countdown", "countdown_tfds", "word_problems", "sources", "data", "rewards",
      "progress", "benchmarks", "hlo", "hlo_traffic", "flops", "memory"],
     ["cache", "slots", "sampler", "decode", "programs", "session", "engine", "serving"],
-    ["exchange", "rollout", "simulate", "batch", "loss", "gradient", "update"],
+    ["exchange", "schedule", "rollout", "simulate", "batch", "loss", "gradient", "update"],
     ["plan", "presets", "warmup", "build", "metrics", "checkpoint",
      "figures", "evaluation_report", "evaluate", "trainer", "topology", "aot", "aot_report"],
     ["cli", "generations", "run", "serve", "bench", "soak", "compile_step"],
