@@ -340,7 +340,7 @@ def bench_allocate(args: argparse.Namespace) -> None:
 
 def bench_simulate(_: argparse.Namespace) -> None:
     """Decode steps over the ideal, streaming and with a barrier, for small and large steps."""
-    sizes = ((128, 512, 1), (3072, 2048, 1), (3072, 256, 8), (3072, 192, 64))
+    sizes = ((128, 512, 1), (3072, 2048, 1), (3072, 256, 8), (3072, 12288, 1), (3072, 192, 64))
     for prompts, slots, replicas in sizes:
         for barrier in (False, True):
             config = simulate.dars_hw(max_tokens=3072, steps_per_dispatch=128, barrier=barrier)
