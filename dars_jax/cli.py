@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 
 EXIT_USAGE = 2  # bad command line, configuration, data or directory
 EXIT_DIVERGED = 3  # gradients that are not finite, step after step
+EXIT_NOT_SAVED = 4  # a checkpoint could not be written
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configuration file, FILE.py or FILE.py:PRESET; --config.section.key=VALUE "

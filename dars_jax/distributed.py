@@ -175,6 +175,14 @@ def gather_ragged(x: np.ndarray) -> list[np.ndarray]:
     return [row[:size] for row, size in zip(got, sizes, strict=True)]
 
 
+def gather_texts(text: str) -> list[str]:
+    """A text from every process -> one per process."""
+    if jax.process_count() == 1:
+        return [text]
+    numbers = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+    return [x.astype(np.uint8).tobytes().decode() for x in gather_ragged(numbers)]
+
+
 def largest(x: int) -> int:
     """Largest of the processes' integers."""
     return x if jax.process_count() == 1 else int(gather(np.int32(x)).max())

@@ -1,6 +1,7 @@
 """What the launch scripts do, as functions a notebook can call."""
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # tensorflow comes along wit
 from dars_jax import (
     benchmarks,
     build,
+    checkpoint,
     cli,
     distributed,
     evaluation_report,
@@ -31,7 +33,7 @@ from dars_jax import (
 from dars_jax import config as config_lib
 from dars_jax import evaluate as evaluate_lib
 from dars_jax.benchmarks import Benchmark
-from dars_jax.checkpoint import Checkpoints
+from dars_jax.checkpoint import Checkpoints, SaveError
 from dars_jax.config import ConfigDict, cache_dir, flatten
 from dars_jax.plan import Plan
 from dars_jax.progress import Progress
@@ -57,6 +59,26 @@ def _together(processes: distributed.Address | None, workdir: Path) -> Iterator[
         yield
 
 
+@contextlib.contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+    """Lets one trainer into a working directory; the lock goes with its process, however it ends.
+
+    Raises:
+      ValueError: another one is there.
+    """
+    if not distributed.is_first():
+        yield
+        return
+    with open(workdir / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another trainer is at work in --workdir {workdir}: wait, or take another"
+            ) from None
+        yield
+
+
 def _prepare(config: ConfigDict) -> tuple[build.Parts, metrics.Console]:
     console = metrics.Console(config.train.num_steps)
     with cli.one_line_errors():
@@ -75,7 +97,9 @@ def _prepare(config: ConfigDict) -> tuple[build.Parts, metrics.Console]:
 
 def train(config: ConfigDict, workdir: Path, processes: distributed.Address | None = None) -> int:
     """Trains, prints a summary on standard output, returns the exit code."""
-    with _together(processes, workdir):
+    with _together(processes, workdir), contextlib.ExitStack() as stack:
+        with cli.one_line_errors():
+            stack.enter_context(_alone(workdir))
         return _train(config, workdir)
 
 
@@ -94,6 +118,8 @@ def _train(config: ConfigDict, workdir: Path) -> int:
             before, after = run.run()
     except FloatingPointError as error:
         cli.fail(str(error), cli.EXIT_DIVERGED)
+    except SaveError as error:
+        cli.fail(str(error), cli.EXIT_NOT_SAVED)
     except trainer.Stopped as stopped:
         console.log(f"{stopped}; the same command continues from there")
         return stopped.exit_code
@@ -195,7 +221,7 @@ def export(
     dtype = dtype or ("bfloat16" if path else "float32")
     with cli.one_line_errors():
         plan = build.make_plan(config)
-        steps = _steps(workdir)
+        steps = checkpoint.finished(workdir / "checkpoints")
         if not steps:
             raise ValueError(
                 f"no checkpoint in {workdir}/checkpoints: is this the run's --workdir?"
@@ -286,14 +312,9 @@ def _claim(output: Path, settings: dict[str, Any], asked: list[Benchmark]) -> No
     partial.replace(path)
 
 
-def _steps(workdir: Path) -> list[int]:
-    """Steps of the checkpoints that are whole."""
-    return sorted(int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit())
-
-
 def newest(workdir: Path) -> int | None:
-    """Step of the newest checkpoint."""
-    return max(_steps(workdir), default=None)
+    """Step of the newest finished checkpoint."""
+    return max(checkpoint.finished(workdir / "checkpoints"), default=None)
 
 
 def restore(
@@ -304,14 +325,21 @@ def restore(
     optimizer: Any,
     shardings: TrainState,
 ) -> TrainState:
-    """The state of a checkpoint; only shapes are made before it is read."""
+    """The state of a checkpoint; only shapes are made before it is read.
+
+    Raises:
+      ValueError: its files are not those that were saved; see also Checkpoints.restore.
+    """
+    directory = workdir / "checkpoints"
+    if damage := checkpoint.problem(directory, step):
+        raise ValueError(f"{damage}: move the checkpoint of step {step} away to use the one before")
     params = model.abstract_params(plan.model)
     like = TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32),
         params=params,
         opt_state=jax.eval_shape(optimizer.init, params),
     )
-    checkpoints = Checkpoints(workdir / "checkpoints", flatten(config), plan.config.checkpoint.keep)
+    checkpoints = Checkpoints(directory, flatten(config), plan.config.checkpoint.keep)
     state = checkpoints.restore(step, like, shardings)
     checkpoints.close()
     return state

@@ -23,6 +23,7 @@ import numpy as np
 from dars_jax import (
     batch,
     build,
+    checkpoint,
     data,
     distributed,
     evaluate,
@@ -143,9 +144,9 @@ class Trainer:
         self._parts, self._plan, self._workdir = parts, parts.plan, workdir
         self._grader, self._console = grader, console
         c = parts.plan.config
-        self._checkpoints = Checkpoints(
-            workdir / "checkpoints", config_lib.flatten(c), c.checkpoint.keep
-        )
+        directory = workdir / "checkpoints"
+        checkpoint.recover(directory, workdir / "damaged", console.log)
+        self._checkpoints = Checkpoints(directory, config_lib.flatten(c), c.checkpoint.keep)
         self._state, self._start = self._restore()
         self._reference = build.initial_params(parts) if c.learner.kl_coef else None
         self._non_finite = 0
@@ -155,6 +156,7 @@ class Trainer:
 
         Raises:
           Stopped: on SIGINT or SIGTERM, after writing a checkpoint.
+          SaveError: a checkpoint could not be written.
           FloatingPointError: NON_FINITE_LIMIT steps in a row had a gradient that was not finite.
         """
         c, start, checkpoints = self._plan.config, self._start, self._checkpoints

@@ -14,12 +14,12 @@ LAYERS = [
     ["types", "config", "distributed"],
     ["model", "page_kernels", "attention", "sharding", "hf_config", "hf_layout", "weights", "gguf",
      "text", "countdown", "countdown_tfds", "word_problems", "sources", "data", "rewards",
-     "progress", "benchmarks", "hlo", "hlo_traffic", "flops", "memory"],
+     "progress", "benchmarks", "manifest", "hlo", "hlo_traffic", "flops", "memory"],
     ["cache", "slots", "sampler", "decode", "programs", "session", "engine", "serving"],
     ["exchange", "schedule", "rollout", "simulate", "batch", "loss", "gradient", "update"],
     ["plan", "presets", "warmup", "build", "metrics", "checkpoint",
      "figures", "evaluation_report", "evaluate", "trainer", "topology", "aot", "aot_report"],
-    ["cli", "generations", "run", "serve", "bench", "soak", "compile_step"],
+    ["cli", "generations", "run", "serve", "bench", "soak", "crash_drill", "compile_step"],
 ]  # fmt: skip
 
 # Libraries that only these modules import at all, whether at the top or inside a function.

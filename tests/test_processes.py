@@ -119,7 +119,8 @@ def test_one_process_speaks_and_writes(alone, in_four):
     for name in ("step_000000", "step_000001", "step_000002"):
         file = f"eval/{name}.jsonl"
         assert (workdir / file).read_bytes() == (expected / file).read_bytes()
-    assert not list(workdir.rglob("*.partial")) and not list(workdir.glob(".*"))
+    assert not list(workdir.rglob("*.partial"))
+    assert [p.name for p in workdir.glob(".*")] == [".lock"]
 
 
 @pytest.fixture(scope="module")
