@@ -69,7 +69,8 @@ def _train(workdir: Path, seconds: float | None) -> bool:
         )
     with contextlib.suppress(subprocess.TimeoutExpired):
         if process.wait(seconds):
-            raise RuntimeError(f"the trainer failed, see {workdir.with_suffix('.log')}")
+            said = workdir.with_suffix(".log").read_text()[-3000:]
+            raise RuntimeError(f"the trainer failed: {said}")
         return True
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -48,18 +48,19 @@ def problem(directory: Path, step: int) -> str:
 
     All processes call it together, each reads its share, and all get the same answer.
     """
-    texts = _share((directory / NAME).read_text() if exists(directory) else "")
-    if not texts[0]:
-        return f"{directory / NAME} is missing"
+    path = directory / NAME
+    (text, *_) = _share(path.read_text(errors="replace") if exists(directory) else None)
+    if text is None:
+        return f"{path} is missing"
     try:
-        manifest = json.loads(texts[0])
+        manifest = json.loads(text)
         files, holds = manifest["files"], manifest["step"]
-        wanted = {name: files[name] for name in _part(sorted(files))}
-    except (ValueError, KeyError, TypeError):
-        return f"{directory / NAME} is damaged"
+        wanted = [(name, int(files[name][0]), files[name][1]) for name in _part(sorted(files))]
+    except (ValueError, KeyError, TypeError, IndexError):
+        return f"{path} is damaged"
     if holds != step:
         return f"{directory} holds step {holds}: was it renamed?"
-    found = (_difference(directory / name, about) for name, about in wanted.items())
+    found = (_difference(directory / name, size, digest) for name, size, digest in wanted)
     return next(filter(None, _share(next(filter(None, found), ""))), "")
 
 
@@ -78,10 +79,10 @@ def _describe(path: Path) -> list:
         return [os.fstat(file.fileno()).st_size, digest]
 
 
-def _difference(path: Path, about: list) -> str:
+def _difference(path: Path, size: int, digest: str) -> str:
     if not path.is_file():
         return f"{path} is missing"
-    size, _ = about
-    if path.stat().st_size != size:
-        return f"{path} has {path.stat().st_size} instead of {size} bytes"
-    return "" if _describe(path) == about else f"{path} has other contents than were saved"
+    found = _describe(path)
+    if found[0] != size:
+        return f"{path} has {found[0]} instead of {size} bytes"
+    return "" if found[1] == digest else f"{path} has other contents than were saved"
