@@ -38,8 +38,9 @@ def problem(directory: Path, step: int) -> str:
 
 def _is_old(where: Path) -> bool:
     """Whether it is of the first format, whose files cannot be checked."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return json.loads((where / "about" / "metadata").read_text())["format"] == 1
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        about = json.loads((where / "about" / "metadata").read_text())
+        return about["format"] == 1 and not manifest.exists(where)
     return False
 
 
