@@ -113,7 +113,7 @@ class Checkpoints:
         except Exception as error:  # tensorstore has types of its own for a full disk
             last = max(finished(directory), default=None)
             kept = "there is none before it" if last is None else f"that of step {last} is whole"
-            reason = str(error).strip().splitlines()[0][:300]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
             raise SaveError(
                 f"the checkpoint of step {step} was not written to {directory} ({reason}); {kept}"
             ) from error

@@ -50,7 +50,9 @@ class Outcome:
         same = {
             "metrics": self.rows == other.rows,
             "answers": self.answers == other.answers,
-            "state": all(map(np.array_equal, self.state, other.state)),
+            "state": all(
+                np.array_equal(x, y) for x, y in zip(self.state, other.state, strict=True)
+            ),
         }
         return [name for name, equal in same.items() if not equal]
 

@@ -139,7 +139,8 @@ class Trainer:
         """Loads the initial policy, or the newest checkpoint of the working directory.
 
         Raises:
-          ValueError: the policy or the checkpoint cannot be used; see Checkpoints.restore.
+          ValueError: the policy or the checkpoint cannot be used; see Checkpoints.restore
+            and checkpoint.recover.
         """
         self._parts, self._plan, self._workdir = parts, parts.plan, workdir
         self._grader, self._console = grader, console
