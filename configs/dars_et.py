@@ -3,9 +3,9 @@
 python launch/tpu_run.py --config configs/dars_et.py
 """
 
-from dars_jax import presets
+from dars_jax.setup import presets
 
 
 def get_config(argument: str = ""):
-    """`argument`: a preset of dars_jax/presets.py."""
+    """`argument`: a preset of dars_jax/setup/presets.py."""
     return presets.dars(presets.start(argument, broad=False, schedule="et"))

@@ -5,9 +5,9 @@
 Embedded policy: 200 steps of 32 prompts, some minutes on 2 CPU cores.
 """
 
-from dars_jax import presets
+from dars_jax.setup import presets
 
 
 def get_config(argument: str = ""):
-    """`argument`: a preset of dars_jax/presets.py."""
+    """`argument`: a preset of dars_jax/setup/presets.py."""
     return presets.ppo(presets.start(argument, broad=False))

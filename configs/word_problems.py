@@ -1,6 +1,6 @@
 """DARS-HW on one-step word problems, for a small chat model such as SmolLM2-135M-Instruct.
 
-    python -m dars_jax.word_problems runs/word_problems_data
+    python -m dars_jax.tasks.word_problems runs/word_problems_data
     python launch/tpu_run.py --config configs/word_problems.py --config.policy.path=DIR
 
 Small enough for a CPU: 8 prompts of at most 96 tokens a step, answers of at most 32.
@@ -16,7 +16,7 @@ def get_config():
     config.data.test = "runs/word_problems_data/test.jsonl"
     config.data.chat, config.data.system_prompt = True, "Answer in one short sentence."
     config.data.max_prompt_tokens = 96
-    config.reward.name = "dars_jax.word_problems:check"
+    config.reward.name = "dars_jax.tasks.word_problems:check"
     config.rollout.num_prompts, config.rollout.n_pre, config.rollout.n_max = 8, 8, 32
     config.rollout.schedule, config.rollout.max_tokens = "hw", 32
     config.rollout.slots, config.rollout.prefixes, config.rollout.prefill_batch = 64, 8, 8

@@ -1,8 +1,8 @@
 """Every setting with its default.
 
 Experiments are files under configs/ that change these defaults, which describe the embedded
-Countdown task.  `plan.py` checks the result; nothing else reads a ConfigDict.  This module imports
-little, so that a misspelt key is refused at once.
+Countdown task.  setup/plan.py checks the result; nothing else reads a ConfigDict.  This module
+imports little, so that a misspelt key is refused at once.
 """
 
 import os
@@ -38,7 +38,7 @@ def defaults() -> ConfigDict:
     c.data.skip_bad_rows = False  # a broken row is an error unless this is set
 
     c.reward = ConfigDict()
-    c.reward.name = "dars_jax.countdown:check"  # "math", or module:function(response, answer)
+    c.reward.name = "dars_jax.tasks.countdown:check"  # "math", or module:function(response, answer)
     c.reward.num_workers = 2  # grading processes of "math"
     c.reward.cpu_limit_s = 1.0  # CPU-seconds of one answer, "math" only
 
@@ -118,8 +118,21 @@ def cache_dir() -> Path:
     return Path(root)
 
 
+# Values that stored configurations may hold, and what they are called now.
+_RENAMED = {
+    "dars_jax.countdown:check": "dars_jax.tasks.countdown:check",
+    "dars_jax.word_problems:check": "dars_jax.tasks.word_problems:check",
+}
+
+
+def renamed(stored: dict) -> dict:
+    """A stored flat configuration with today's names for what has moved since."""
+    return {k: _RENAMED.get(v, v) if isinstance(v, str) else v for k, v in stored.items()}
+
+
 def differences(old: dict, new: dict) -> list[str]:
     """Keys in which two flattened configurations differ, those in FREE_KEYS left out."""
+    old = renamed(old)
     keys = sorted((old.keys() | new.keys()) - set(FREE_KEYS))
     return [
         f"{key}: {old.get(key, 'absent')!r} before, {new.get(key, 'absent')!r} now"

@@ -17,7 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that is not installed
 
-from dars_jax import cli, topology
+from dars_jax.commands import cli
+from dars_jax.tpu import topology
 
 topology.prepare_environment()  # before anything imports jax, as configuration files do
 
@@ -50,14 +51,14 @@ def main() -> int:
         cli.fail("--topology is missing: name a slice, for example --topology v5e:16x16")
     with cli.one_line_errors():
         topology.parse(_TOPOLOGY.value)  # before the heavy imports
-    from dars_jax import compile_step
+    from dars_jax.commands import compile_tpu
 
     given = tuple(
         a.lstrip("-").partition("=")[0].removeprefix("config.")
         for a in sys.argv[1:]
         if a.lstrip("-").startswith("config.")
     )
-    return compile_step.compile_step(
+    return compile_tpu.compile_step(
         cli.config_if_given(), _TOPOLOGY.value, mean_response=_MEAN_RESPONSE.value,
         rollouts_per_prompt=_ROLLOUTS.value, num_layers=_NUM_LAYERS.value,
         programs=tuple(_PROGRAMS.value), output=Path(_OUTPUT.value) if _OUTPUT.value else None,

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout th
 
 from absl import flags
 
-from dars_jax import cli
+from dars_jax.commands import cli
 
 _BENCHMARKS = flags.DEFINE_string(
     "benchmarks", None, "directory with aime24.jsonl, amc_2022_2023_83.jsonl, math500.jsonl, "
@@ -46,23 +46,23 @@ def main() -> int:
             cli.fail("--generations needs --benchmarks: the problems the ids belong to")
         if _NUM_SAMPLES.value is not None:
             cli.fail("--num_samples does not go with --generations: all that are there count")
-        from dars_jax import generations
+        from dars_jax.commands import generations
 
         return generations.evaluate(
             Path(_GENERATIONS.value), _BENCHMARKS.value, output, cli.config_if_given()
         )
     processes = cli.processes()
-    from dars_jax import benchmarks
+    from dars_jax.evaluation import benchmarks
 
     with cli.one_line_errors():
         files = [] if _BENCHMARKS.value is None else benchmarks.find(_BENCHMARKS.value)
     config, workdir = cli.config_and_workdir()
     if _NUM_SAMPLES.value is not None:
         config.eval.num_samples = _NUM_SAMPLES.value
-    with cli.quiet_native_code():
-        from dars_jax import run  # heavy: only now that the command line is known to be right
+    with cli.quiet_native_code():  # heavy: only now that the command line is known to be right
+        from dars_jax.commands import evaluate
 
-    return run.evaluate(config, workdir, files, output, processes)
+    return evaluate.evaluate(config, workdir, files, output, processes)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout th
 
 from absl import flags
 
-from dars_jax import cli
+from dars_jax.commands import cli
 
 _OUT = flags.DEFINE_string("out", None, "directory to write; it must not exist, or be empty")
 _STEP = flags.DEFINE_integer("step", None, "which checkpoint (default: the newest)")
@@ -28,10 +28,10 @@ def main() -> int:
     if not _OUT.value:
         cli.fail("--out is missing: name the directory to write")
     config, workdir = cli.config_and_workdir()
-    with cli.quiet_native_code():
-        from dars_jax import run  # heavy: only now that the command line is known to be right
+    with cli.quiet_native_code():  # heavy: only now that the command line is known to be right
+        from dars_jax.commands import export
 
-    return run.export(config, workdir, Path(_OUT.value), step=_STEP.value, dtype=_DTYPE.value)
+    return export.export(config, workdir, Path(_OUT.value), step=_STEP.value, dtype=_DTYPE.value)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout th
 
 from absl import flags
 
-from dars_jax import cli
+from dars_jax.commands import cli
 
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen on; anybody may ask there")
 _PORT = flags.DEFINE_integer("port", 9000, "0 takes a free one", lower_bound=0, upper_bound=65535)
@@ -38,8 +38,8 @@ def main() -> int:
     except OSError as error:
         cli.fail(f"cannot listen on --host {_HOST.value} --port {_PORT.value}: {error.strerror}")
     config, workdir = cli.config_and_workdir()
-    with cli.quiet_native_code():
-        from dars_jax import serve  # heavy: only now that the command line is known to be right
+    with cli.quiet_native_code():  # heavy: only now that the command line is known to be right
+        from dars_jax.commands import serve
 
     return serve.serve(
         config, workdir, host=_HOST.value, port=_PORT.value, initial=_INITIAL.value,

@@ -9,7 +9,8 @@ In several processes, all with the same --workdir; on a TPU pod without the last
 
 The same command continues a run that was stopped.  Exit codes: 0 finished; 2 a mistake in the
 command, the configuration or the data; 3 three steps in a row without a finite gradient;
-130 / 143 stopped by SIGINT / SIGTERM with the state saved.
+4 a checkpoint could not be written (the one before is whole); 130 / 143 stopped by SIGINT /
+SIGTERM with the state saved.
 """
 
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that is not installed
 
-from dars_jax import cli
+from dars_jax.commands import cli
 
 cli.define_processes()
 
@@ -26,10 +27,10 @@ def main() -> int:
     """The whole run."""
     processes = cli.processes()
     config, workdir = cli.config_and_workdir()
-    with cli.quiet_native_code():
-        from dars_jax import run  # heavy: only now that the command line is known to be right
+    with cli.quiet_native_code():  # heavy: only now that the command line is known to be right
+        from dars_jax.commands import train
 
-    return run.train(config, workdir, processes)
+    return train.train(config, workdir, processes)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,22 @@
 """What the tests share: CPU backend, one cache for a session, small policies, fresh processes."""
 
+import fcntl
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 import types
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Most of the suite's time is LLVM's.  Programs are the same, their machine code is less polished;
+# XLA_FLAGS from outside takes precedence.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 
 import hypothesis
 import pytest
@@ -19,14 +27,32 @@ hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, m
 hypothesis.settings.load_profile("suite")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """DARS_JAX_CACHE of this session and of the processes it starts; set it to keep one for good.
+# Files are dealt to the processes of `pytest -n` in this order: the longest must not come last.
+LONG_FIRST = ("training", "tpu", "learner", "policy", "commands", "engine", "rollout")
 
-    The embedded policy is trained once in it, and a program is compiled once for all processes.
-    """
-    path = pathlib.Path(os.environ.get("DARS_JAX_CACHE") or tmp_path_factory.mktemp("cache"))
-    os.environ["DARS_JAX_CACHE"] = str(path)
+
+def pytest_collection_modifyitems(items):
+    """Rooms with slow tests first."""
+    rank = {room: i for i, room in enumerate(LONG_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.parent.name, len(rank)))
+
+
+def pytest_configure(config):
+    """One cache for all processes of a session; set DARS_JAX_CACHE to keep one for good."""
+    if "DARS_JAX_CACHE" not in os.environ:
+        os.environ["DARS_JAX_CACHE"] = config.own_cache = tempfile.mkdtemp(prefix="dars_jax_tests_")
+
+
+def pytest_unconfigure(config):
+    if hasattr(config, "own_cache"):
+        shutil.rmtree(config.own_cache, ignore_errors=True)
+        del os.environ["DARS_JAX_CACHE"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache():
+    """The cache directory; a program is compiled once for all processes."""
+    path = pathlib.Path(os.environ["DARS_JAX_CACHE"])
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(path / "compiled")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     import jax
@@ -37,25 +63,40 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def fresh_python():
+def fresh_python(cache):
     """Runs python with arguments in a process of its own -> CompletedProcess with text output.
 
     `devices` > 1 simulates as many.  XLA's CPU collectives need a thread per device or they wait
-    for each other for ever, hence NPROC.
+    for each other for ever, hence NPROC.  `quick=False` takes XLA's own machine code.
     """
 
-    def run(*arguments, devices=1, cwd=REPO, timeout=600):
+    def run(*arguments, devices=1, cwd=REPO, timeout=600, quick=True):
         environment = dict(os.environ, PYTHONPATH=str(REPO))
-        environment.pop("XLA_FLAGS", None)
+        if not quick:
+            del environment["XLA_FLAGS"]
         if devices > 1:
             environment["NPROC"] = "16"
-            environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+            environment["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={devices}"
         return subprocess.run(
             [sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False,
             env=environment, cwd=cwd, timeout=timeout,
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture(scope="session")
+def base_policy(cache, fresh_python):
+    """The embedded policy, in the cache: trained once for all processes of the session."""
+    code = (
+        "from dars_jax.config import cache_dir; from dars_jax.policy import decoder;"
+        "from dars_jax.setup import base_policy as b;"
+        "b.base_policy(cache_dir(), decoder.ARCHITECTURES['countdown'], print, b.WarmupConfig())"
+    )
+    with open(cache / ".base_policy", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = fresh_python("-c", code, quick=False)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +119,7 @@ def _reference_logits(params, config, tokens):
     import jax
     import jax.numpy as jnp
 
-    from dars_jax.model import rope_frequencies
+    from dars_jax.policy.decoder import rope_frequencies
 
     c, length = config, len(tokens)
     angle = jnp.arange(length)[:, None] * rope_frequencies(c)[None]  # [T,d/2]
@@ -115,14 +156,14 @@ def _reference_logits(params, config, tokens):
 
 @pytest.fixture(scope="session")
 def reference_logits():
-    """The decoder, written independently of dars_jax.model, for sequences one at a time."""
+    """The decoder, written independently of policy/decoder.py, for sequences one at a time."""
     return _reference_logits
 
 
 @pytest.fixture(scope="session")
 def prompt_files(tmp_path_factory):
     """Settings of a run on 20 training and 5 test problems of the embedded task."""
-    from dars_jax import countdown
+    from dars_jax.tasks import countdown
 
     directory = tmp_path_factory.mktemp("data")
     problems = {"train": countdown.train_problems()[:20], "test": countdown.test_problems()[:5]}
@@ -137,10 +178,10 @@ def tiny():
     """A small grouped-query decoder with weights far from uniform: config, params."""
     import jax
 
-    from dars_jax import model
+    from dars_jax.policy import decoder
 
-    config = model.ModelConfig(61, 2, 32, 4, 2, 8, 48, family="qwen2", qkv_bias=True)
-    params = jax.jit(lambda key: model.init_params(config, key))(jax.random.key(0))
+    config = decoder.ModelConfig(61, 2, 32, 4, 2, 8, 48, family="qwen2", qkv_bias=True)
+    params = jax.jit(lambda key: decoder.init_params(config, key))(jax.random.key(0))
     keys = iter(jax.random.split(jax.random.key(1), 100))
     params = jax.tree.map(
         lambda x: x + 0.15 * jax.random.normal(next(keys), x.shape, x.dtype), params

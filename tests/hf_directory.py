@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from dars_jax import model, weights
+from dars_jax.policy import decoder, weights
 
 V, D, H, K, d, F, N = 37, 24, 4, 2, 10, 40, 3  # d is not D / H: config.json has to say so
 LLAMA3 = {
@@ -79,7 +79,7 @@ def write_sharded(path, document, arrays, files=3):
 
 def on_one_device(config):
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda _: sharding, model.abstract_params(config))
+    return jax.tree.map(lambda _: sharding, decoder.abstract_params(config))
 
 
 def load(path, dtype=jnp.float32):

@@ -5,15 +5,18 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from dars_jax import build, countdown, model, sharding, update, weights
-from dars_jax.checkpoint import Checkpoints
 from dars_jax.config import flatten
+from dars_jax.learner import update
+from dars_jax.policy import decoder, sharding, weights
+from dars_jax.records.checkpoint import Checkpoints
+from dars_jax.setup import build
+from dars_jax.tasks import countdown
 
 
 def random(directory):
     """The embedded policy with random weights: made in a second, right about nothing."""
-    config = model.ARCHITECTURES["countdown"]
-    params = jax.jit(functools.partial(model.init_params, config))(jax.random.key(0))
+    config = decoder.ARCHITECTURES["countdown"]
+    params = jax.jit(functools.partial(decoder.init_params, config))(jax.random.key(0))
     weights.save_params(directory, params, config, source=None, dtype=jnp.float32)
     countdown.train_tokenizer(directory / "tokenizer.model")
     return directory

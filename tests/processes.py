@@ -16,7 +16,8 @@ import threading
 import jax
 import jax.numpy as jnp
 
-from dars_jax import countdown, model, weights
+from dars_jax.policy import decoder, weights
+from dars_jax.tasks import countdown
 
 TESTS = pathlib.Path(__file__).resolve().parent
 SETTINGS = {
@@ -40,9 +41,9 @@ def even(response, gold):
 def write_policy(directory):
     """One narrow layer with random weights."""
     config = dataclasses.replace(
-        model.ARCHITECTURES["countdown"], num_layers=1, d_model=32, d_ff=32
+        decoder.ARCHITECTURES["countdown"], num_layers=1, d_model=32, d_ff=32
     )  # fmt: skip
-    params = jax.jit(functools.partial(model.init_params, config))(jax.random.key(0))
+    params = jax.jit(functools.partial(decoder.init_params, config))(jax.random.key(0))
     weights.save_params(directory, params, config, source=None, dtype=jnp.float32)
     countdown.train_tokenizer(directory / "tokenizer.model")
     return directory

@@ -3,8 +3,8 @@
 import numpy as np
 
 from dars_jax.allocator import top_up
-from dars_jax.schedule import RolloutConfig
-from dars_jax.session import SamplingConfig
+from dars_jax.engine.session import SamplingConfig
+from dars_jax.rollout.scheduler import RolloutConfig
 from dars_jax.types import Prompts
 
 EOS = tuple(range(8))

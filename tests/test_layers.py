@@ -8,108 +8,169 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "dars_jax"
 
-# A module imports from layers below its own, or from an earlier name of its own line.
-LAYERS = [
-    ["allocator", "objective", "passk"],
-    ["types", "config", "distributed"],
-    ["model", "page_kernels", "attention", "sharding", "hf_config", "hf_layout", "weights", "gguf",
-     "text", "countdown", "countdown_tfds", "word_problems", "sources", "data", "rewards",
-     "progress", "benchmarks", "manifest", "hlo", "hlo_traffic", "flops", "memory"],
-    ["cache", "slots", "sampler", "decode", "programs", "session", "engine", "serving"],
-    ["exchange", "schedule", "rollout", "simulate", "batch", "loss", "gradient", "update"],
-    ["plan", "presets", "warmup", "build", "metrics", "checkpoint",
-     "figures", "evaluation_report", "evaluate", "trainer", "topology", "aot", "aot_report"],
-    ["cli", "generations", "run", "serve", "bench", "soak", "crash_drill", "compile_step"],
-]  # fmt: skip
+# The rooms of the house from the ground up, each with its files from the bottom up.  A file imports
+# from rooms above its own in this list, and from files before it in its own room.
+HOUSE = {
+    "": ["allocator", "objective", "passk", "types", "config", "distributed"],
+    "tasks": ["countdown", "countdown_tfds", "word_problems"],
+    "data": ["sources", "tokenizer", "prompts"],
+    "policy": ["decoder", "page_kernels", "attention", "sharding", "hf_config", "hf_layout",
+               "weights", "gguf"],
+    "rewards.equality": ["latex", "expression", "units", "forms", "evaluator", "same_value",
+                         "real_sets", "rules", "by_math_verify"],
+    "rewards": ["grader", "extract", "fast_path", "guard", "worker", "pool", "math_grader",
+                "function_grader", "__init__", "__main__"],
+    "engine": ["kv_cache", "state", "sampler", "decode", "programs", "session",
+               "jetstream_engine", "server"],
+    "rollout": ["exchange", "scheduler", "stages", "simulation"],
+    "learner": ["packing", "loss", "gradient", "update", "memory"],
+    "records": ["progress", "metrics", "manifest", "checkpoint"],
+    "setup": ["presets", "plan", "base_policy", "build", "saved_state"],
+    "evaluation": ["benchmarks", "scores", "answering", "report"],
+    "training": ["assemble", "stop", "loop"],
+    "tpu": ["topology", "flops", "hlo", "hlo_traffic", "aot", "cost"],
+    "commands": ["cli", "startup", "train", "evaluate", "generations", "export", "serve",
+                 "compile_tpu"],
+    "bench": ["work", "steps", "__main__"],
+    "drills": ["soak", "crash", "grading"],
+}  # fmt: skip
 
-# Libraries that only these modules import at all, whether at the top or inside a function.
+# What a room keeps to itself; everything else in it may be imported from above.
+PRIVATE = {
+    "policy": {"page_kernels", "hf_config", "hf_layout", "gguf"},
+    "rewards.equality": {"latex", "units", "same_value", "real_sets"},
+    "rewards": set(HOUSE["rewards"]) - {"__init__"},
+    "engine": {"sampler", "decode"},
+    "rollout": {"exchange"},
+    "records": {"manifest"},
+    "training": {"assemble", "stop"},
+    "tpu": {"flops", "hlo", "hlo_traffic"},
+}
+
+# Libraries that only these files import at all, whether at the top or inside a function.
 HOMES = {
-    "jetstream": {"engine", "serving"},
-    "grpc": {"serving"},
-    # linen is the model's; sharding resolves its logical axes; engine's states are flax.struct's,
-    # since JetStream's ResultTokens is one
-    "flax": {"model", "sharding", "engine"},
-    "optax": {"update", "build", "warmup", "bench"},
-    "orbax": {"checkpoint"},
-    "clu": {"metrics"},
-    "absl": {"cli"},
-    "ml_collections": {"config", "plan", "cli", "generations"},
-    "matplotlib": {"evaluation_report"},
-    "tensorflow_datasets": {"sources", "countdown_tfds"},
-    "sentencepiece": {"text", "countdown"},
-    "safetensors": {"weights", "hf_layout"},
-    "sympy": {"rewards"},
-    "math_verify": {"rewards"},
+    "jetstream": {"engine.jetstream_engine", "engine.server"},
+    "grpc": {"engine.server"},
+    # linen is the decoder's; sharding resolves its logical axes; the engine's states are
+    # flax.struct's, since JetStream's ResultTokens is one
+    "flax": {"policy.decoder", "policy.sharding", "engine.jetstream_engine"},
+    "optax": {"learner.update", "setup.build", "setup.base_policy"},
+    "orbax": {"records.checkpoint"},
+    "clu": {"records.metrics"},
+    "absl": {"commands.cli"},
+    "ml_collections": {"config", "setup.plan", "commands.cli", "commands.generations"},
+    "matplotlib": {"evaluation.report"},
+    "tensorflow_datasets": {"data.sources", "tasks.countdown_tfds"},
+    "sentencepiece": {"data.tokenizer", "tasks.countdown"},
+    "safetensors": {"policy.weights", "policy.hf_layout"},
+    "sympy": {"rewards.equality.by_math_verify", "rewards.worker"},
+    "math_verify": {"rewards.equality.by_math_verify"},
 }
 NEVER = {"tensorflow", "torch", "transformers"}
+MATHEMATICS = ("allocator", "objective", "passk")
 
 # More than 400 lines usually hold two ideas.  File: the reason why it holds one.
 LONG: dict[str, str] = {}
 
+ROOMS = list(HOUSE)
 
-def modules():
-    """(Name of the module or package under dars_jax, file) of every source file."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        relative = path.relative_to(PACKAGE)
-        if relative.name != "__init__.py" or len(relative.parts) > 1:
-            yield (relative.parts[0].removesuffix(".py"), path)
+
+def place(name):
+    """`rollout.stages` -> (floor, position in the room), the larger the higher up."""
+    room, _, file = name.rpartition(".")
+    if name in HOUSE:  # a package: what its __init__ hands on
+        room, file = name, "__init__"
+    return ROOMS.index(room), HOUSE[room].index(file)
 
 
 def imports(path):
-    """Absolute names of all that a file imports: `dars_jax.model`, `jax.numpy`, …"""
+    """Absolute names of all that a file imports: `dars_jax.policy.decoder`, `jax.numpy`, …"""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            if node.module in ("dars_jax", "dars_jax.rewards"):
-                names |= {f"{node.module}.{alias.name}" for alias in node.names}
-            else:
-                names.add(node.module)
+            ours = [f"{node.module}.{alias.name}" for alias in node.names]
+            files = {name for name in ours if name.removeprefix("dars_jax.") in FILES}
+            names |= files if len(files) == len(ours) else files | {node.module}
     return names
 
 
-ORDER = {name: (i, j) for i, line in enumerate(LAYERS) for j, name in enumerate(line)}
-SOURCES = [pytest.param(name, path, id=str(path.relative_to(PACKAGE))) for name, path in modules()]
+FILES = {
+    str(path.relative_to(PACKAGE).with_suffix("")).replace("/", "."): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+FOLDERS = {name for name in FILES if name.endswith("__init__")} - {"rewards.__init__"}
+SOURCES = [pytest.param(name, id=name) for name in FILES if name not in FOLDERS]
 
 
-@pytest.mark.parametrize(("module", "path"), SOURCES)
-def test_a_module_imports_only_from_below(module, path):
-    assert module in ORDER, f"{module} has no place in LAYERS yet"
-    for name in imports(path):
-        if name.startswith("dars_jax."):
-            other = name.split(".")[1]
-            assert other in ORDER, f"{path}: {name}?"
-            assert other == module or ORDER[other] < ORDER[module], f"{module} imports {other}"
+def ours(path):
+    """The files and packages of the house that a file imports."""
+    names = {n.removeprefix("dars_jax.") for n in imports(path) if n.startswith("dars_jax.")}
+    return {n.removesuffix(".__init__") for n in names}
 
 
-@pytest.mark.parametrize(("module", "path"), SOURCES)
-def test_a_library_is_imported_only_where_it_belongs(module, path):
-    tops = {name.split(".")[0] for name in imports(path)}
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_file_imports_only_from_below(name):
+    room, _, file = name.rpartition(".")
+    assert room in HOUSE and file in HOUSE[room], f"{name} has no place in HOUSE yet"
+    for other in ours(FILES[name]):
+        assert place(other) < place(name), f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_what_a_room_keeps_to_itself_is_not_imported_from_outside(name):
+    room = name.rpartition(".")[0]
+    for other in ours(FILES[name]) - HOUSE.keys():
+        theirs, _, file = other.rpartition(".")
+        assert theirs == room or file not in PRIVATE.get(theirs, ()), f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("name", sorted(FOLDERS - {"__init__"}))
+def test_a_room_says_what_it_is_and_loads_nothing(name):
+    path = FILES[name]
+    assert ast.get_docstring(ast.parse(path.read_text()))
+    assert not imports(path)
+
+
+def test_every_file_of_the_house_is_there():
+    listed = {f"{room}.{file}".removeprefix(".") for room in HOUSE for file in HOUSE[room]}
+    assert listed == FILES.keys() - FOLDERS
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_library_is_imported_only_where_it_belongs(name):
+    tops = {other.split(".")[0] for other in imports(FILES[name])}
     assert not tops & NEVER
-    strangers = {lib for lib in tops & HOMES.keys() if module not in HOMES[lib]}
-    assert not strangers, f"{module} imports {strangers}"
+    strangers = {lib for lib in tops & HOMES.keys() if name not in HOMES[lib]}
+    assert not strangers, f"{name} imports {strangers}"
 
 
-@pytest.mark.parametrize("module", LAYERS[0])
-def test_the_mathematics_needs_jax_and_numpy_only(module):
-    tops = {name.split(".")[0] for name in imports(PACKAGE / f"{module}.py")}
+@pytest.mark.parametrize("name", MATHEMATICS)
+def test_the_mathematics_needs_jax_and_numpy_only(name):
+    tops = {other.split(".")[0] for other in imports(FILES[name])}
     assert tops <= {"jax", "numpy", "typing", "dataclasses", "functools", "collections"}
     assert {"jax", "numpy"} & tops
 
 
 def test_the_plain_package_has_what_the_plain_installation_has():
     # `import dars_jax` must work where only jax and numpy are installed
-    tops = {name.split(".")[0] for name in imports(PACKAGE / "__init__.py")}
+    tops = {other.split(".")[0] for other in imports(FILES["__init__"])}
     assert tops - set(sys.stdlib_module_names) <= {"jax", "numpy"}
 
 
-@pytest.mark.parametrize(("module", "path"), SOURCES)
-def test_a_file_stays_within_400_lines(module, path):
-    lines = len(path.read_text().splitlines())
-    name = str(path.relative_to(PACKAGE))
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_file_stays_within_400_lines(name):
+    lines = len(FILES[name].read_text().splitlines())
     if name in LONG:
         assert lines > 400, f"{name} is short now: take it off the list"
     else:
         assert lines <= 400
+
+
+def test_a_test_stands_in_the_room_of_what_it_tests():
+    tests = PACKAGE.parent / "tests"
+    rooms = {room.split(".")[0] for room in ROOMS if room}
+    found = {path.parent.name for path in tests.rglob("test_*.py") if path.parent != tests}
+    assert found <= rooms

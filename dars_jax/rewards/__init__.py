@@ -1,12 +1,13 @@
 """Grading: right, fast, and impossible to hang or to hack.
 
-Start with MathGrader in math_grader.py for the flow and compare.py for the rules.  Importing this
-package loads neither JAX nor sympy; untrusted answers are read in worker processes only.
+A response and a gold come in; a reward in [0, 1] and a verdict go out.  The way of an answer is
+math_grader.py: extract, fast path, guard, worker.  What counts as equal is in equality/.  Importing
+this package loads neither JAX nor sympy; untrusted answers are read in worker processes only.
 """
 
 from dars_jax.rewards.extract import last_box
 from dars_jax.rewards.function_grader import FunctionGrader, load_grader
-from dars_jax.rewards.grade import Gold, Grade, Grader, Verdict
+from dars_jax.rewards.grader import Gold, Grade, Grader, Verdict
 from dars_jax.rewards.math_grader import MathGrader
 
 __all__ = [

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from dars_jax.rewards.function_grader import load_grader
-from dars_jax.rewards.grade import Grade, Verdict, as_forms
+from dars_jax.rewards.grader import Grade, Verdict, as_forms
 
 _MAX_LINE = 16 * 2**20  # characters
 

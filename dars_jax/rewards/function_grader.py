@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from dars_jax.rewards.grade import Gold, Grade, Grader, Verdict, as_forms
+from dars_jax.rewards.grader import Gold, Grade, Grader, Verdict, as_forms
 from dars_jax.rewards.math_grader import MathGrader
 
 

@@ -10,12 +10,12 @@ import re
 MAX_LENGTH = 512  # characters of a box
 _MAX_NESTING = 30
 _MAX_DIGITS = 60  # of one number; plain numbers of any length go through the fast path
-_MAX_SEPARATORS = 200  # a 10 x 10 matrix has 99; lists are counted exactly in forms.py
+_MAX_SEPARATORS = 200  # a 10 x 10 matrix has 99; lists are counted exactly in equality/forms.py
 
 _BRACKET = re.compile(r"\\[{}]|[{}()\[\]]")
 _LONG_NUMBER = re.compile(rf"\d{{{_MAX_DIGITS + 1}}}")
 
-# For sympy only; machine.py bounds its own work.
+# For sympy only; equality/evaluator.py bounds its own work.
 _HEAVY = ("int", "lim", "sum", "prod", "det", "vmatrix", "nabla", "partial", "frac{d")
 _MAX_SYMBOLIC_LENGTH = 200  # its parser takes a CPU-second for 500 strange characters
 _BIG_POWER = re.compile(r"\^\s*\{?\s*-?\d{4,}")

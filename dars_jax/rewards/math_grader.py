@@ -7,9 +7,9 @@ from collections.abc import Hashable, Sequence
 from types import TracebackType
 from typing import Self
 
-from dars_jax.rewards import fastpath, guard
+from dars_jax.rewards import fast_path, guard
 from dars_jax.rewards.extract import last_box
-from dars_jax.rewards.grade import Gold, Grade, Verdict, as_forms
+from dars_jax.rewards.grader import Gold, Grade, Verdict, as_forms
 from dars_jax.rewards.pool import Pool
 
 _log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ Key = tuple[str, tuple[str, ...]]
 
 
 class MathGrader:
-    r"""Grades the last \boxed{} of a response by the rules in compare.py.
+    r"""Grades the last \boxed{} of a response by the rules in equality/rules.py.
 
     box -> same spelling or plain numbers -> cache -> static guard -> worker processes
 
@@ -132,7 +132,7 @@ class MathGrader:
         answer = last_box(response)
         if not answer:
             return self._count([ticket], Verdict.NO_ANSWER)
-        right = fastpath.decide(answer, forms)
+        right = fast_path.decide(answer, forms)
         if right is not None:
             self._counters["fast_path"] += 1
             return self._count([ticket], Verdict.CORRECT if right else Verdict.WRONG)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from dars_jax.rewards.grade import Verdict
+from dars_jax.rewards.grader import Verdict
 
 _WINDOW = 16  # items sent ahead to a worker, so that it never waits for the caller
 _WINDOW_BYTES = 32_768  # below a pipe's 64 KiB: a write never blocks on a busy worker

@@ -13,11 +13,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
-from dars_jax.rewards import compare, guard
-from dars_jax.rewards.expression import Unreadable
-from dars_jax.rewards.forms import TooMany
-from dars_jax.rewards.grade import Verdict
-from dars_jax.rewards.machine import TooBig
+from dars_jax.rewards import guard
+from dars_jax.rewards.equality import rules
+from dars_jax.rewards.equality.evaluator import TooBig
+from dars_jax.rewards.equality.expression import Unreadable
+from dars_jax.rewards.equality.forms import TooMany
+from dars_jax.rewards.grader import Verdict
 
 BLOCKED_EXIT = 99  # the audit hook saw what no grading does
 MEMORY_LIMIT = 480 * 2**20  # bytes of address space
@@ -58,7 +59,7 @@ class _Judge:
     def __init__(self, cpu_limit_s: float) -> None:
         self._cpu_limit_s = cpu_limit_s
         self._symbolic = None
-        compare.warm_up()
+        rules.warm_up()
         self._seal = _Seal()
         self._seal.close()
 
@@ -89,12 +90,12 @@ class _Judge:
         verdict, unread = Verdict.WRONG, []
         for gold in golds:
             try:
-                if compare.equivalent(gold, answer):
+                if rules.equivalent(gold, answer):
                     return Verdict.CORRECT, []
             except Unreadable:
                 if guard.too_heavy_for_sympy(answer, gold):
                     verdict = Verdict.TOO_BIG
-                elif compare.may_ask_sympy(answer):
+                elif rules.may_ask_sympy(answer):
                     unread.append(gold)
             except (TooBig, TooMany):
                 verdict = Verdict.TOO_BIG
@@ -113,10 +114,10 @@ class _Judge:
 
     def _load_symbolic(self) -> None:
         with self._seal.open():
-            from dars_jax.rewards import symbolic
+            from dars_jax.rewards.equality import by_math_verify
 
-            symbolic.warm_up()
-            self._symbolic = symbolic
+            by_math_verify.warm_up()
+            self._symbolic = by_math_verify
 
 
 def main(cpu_limit_s: float) -> None:

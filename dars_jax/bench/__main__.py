@@ -1,0 +1,95 @@
+"""How fast is a step?  Each command prints JSON lines, steady state apart from compilation.
+
+    python -m dars_jax.bench rollout --model tiny
+    python -m dars_jax.bench update --model DIR --skewed
+    python -m dars_jax.bench allocate
+    python -m dars_jax.bench step --model tiny
+    python -m dars_jax.bench simulate
+
+--model is a Hugging Face directory, or "tiny" (4 layers, d 256) or "small" (8 layers, d 512) with
+random weights.  The work is 32 prompts x 8 rollouts, 32 prompt tokens, 128 new ones; with --skewed
+lengths are geometric with mean 40, at most 128.  `matmul_share` relates the speed to what this
+machine would do if nothing but the model's matrix products ran, measured in the same run.
+`simulate` runs the real scheduler over an engine that only counts: decode steps of a DARS-HW step
+over the ideal, tokens / slots.  --devices splits the CPU, one engine replica each.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import statistics
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dars_jax import allocator
+from dars_jax.bench import steps
+from dars_jax.bench.work import MODELS, Work, load_policy, timed
+from dars_jax.rollout import simulation  # fmt: skip
+
+
+def bench_allocate(args: argparse.Namespace) -> None:
+    """Top-ups for 3072 prompts, counts already on the device."""
+    correct = jax.device_put(np.random.default_rng(0).integers(0, 9, 3072).astype(np.int32))
+    allocate = jax.jit(functools.partial(allocator.top_up, schedule="hw", n_max=64))
+    run = lambda: allocate(correct, 8).block_until_ready()  # noqa: E731
+    first = timed(run)
+    seconds = [timed(run) for _ in range(max(args.repeats, 50))]
+    line = {"what": "allocate", "prompts": 3072, "compile_s": round(first, 3),
+            "seconds_median": statistics.median(seconds)}  # fmt: skip
+    print(json.dumps(line), flush=True)
+
+
+def bench_simulate(_: argparse.Namespace) -> None:
+    """Decode steps over the ideal, streaming and with a barrier, for small and large steps."""
+    sizes = ((128, 512, 1), (3072, 2048, 1), (3072, 256, 8), (3072, 12288, 1), (3072, 192, 64))
+    for prompts, slots, replicas in sizes:
+        for barrier in (False, True):
+            config = simulation.dars_hw(max_tokens=3072, steps_per_dispatch=128, barrier=barrier)
+            outcome = simulation.simulate(
+                num_prompts=prompts, slots=slots, replicas=replicas, config=config,
+                prefixes=prompts // replicas,
+            )  # fmt: skip
+            line = {"what": "simulate", "prompts": prompts, "slots": slots, "replicas": replicas,
+                    "barrier": barrier, **dataclasses.asdict(outcome)}  # fmt: skip
+            print(json.dumps(line), flush=True)
+
+
+_COMMANDS = {
+    "rollout": steps.bench_rollout, "update": steps.bench_update, "step": steps.bench_step,
+    "allocate": bench_allocate, "simulate": bench_simulate,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Parses the command line and runs one benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=[*_COMMANDS])
+    parser.add_argument("--model", default="tiny", help="directory, tiny or small")
+    parser.add_argument("--skewed", action="store_true", help="geometric lengths, mean 40")
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds")
+    parser.add_argument("--slots", type=int, default=256, help="decode slots, all replicas")
+    parser.add_argument("--steps_per_dispatch", type=int, default=128)
+    parser.add_argument("--row_tokens", type=int, default=288, help="length of a packed row")
+    parser.add_argument("--rows", type=int, default=8, help="rows of a micro-batch")
+    parser.add_argument("--devices", type=int, default=1, help="simulated devices of the CPU")
+    args = parser.parse_args()
+    if args.devices > 1:  # read when jax starts its backend, which it has not yet
+        flag = f"--xla_force_host_platform_device_count={args.devices}"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
+    run = _COMMANDS[args.what]
+    if args.what in ("allocate", "simulate"):
+        run(args)
+        return
+    if args.model not in MODELS and not Path(args.model).is_dir():
+        parser.error(f"--model {args.model}: neither a directory nor one of {', '.join(MODELS)}")
+    run(load_policy(args.model), Work(skewed=args.skewed), args)
+
+
+if __name__ == "__main__":
+    main()

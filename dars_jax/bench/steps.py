@@ -1,0 +1,190 @@
+"""Sampling, updating, and both: the benchmarks that run a policy."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dars_jax import objective
+from dars_jax.bench.work import VOCAB, Policy, Work, matmul_seconds, measure
+from dars_jax.engine.programs import Programs
+from dars_jax.engine.session import Request, SamplingConfig, Session
+from dars_jax.engine.state import DecodeConfig
+from dars_jax.learner import loss, packing, update
+from dars_jax.policy import sharding
+from dars_jax.types import Prompts, Rollouts, TrainState, UpdateBatch
+
+
+def sample_all(
+    session: Session, work: Work, steps_per_dispatch: int, step: int
+) -> tuple[dict[tuple[int, int], Any], dict[str, Any]]:
+    """All completions of the work list, and what they cost."""
+    e = session.num_replicas
+    session.prefill([(p % e, p // e, ids) for p, ids in enumerate(work.prompt_ids())])
+    limits = work.lengths().reshape(work.prompts, work.samples)
+    requests = [
+        Request(p % e, (p // e) * work.samples + i, p // e, (0, step, 0, p, i), int(limits[p, i]))
+        for p in range(work.prompts)
+        for i in range(work.samples)
+    ]
+    session.enqueue(requests, SamplingConfig(max_tokens=work.new_tokens))
+    done, steps, busy, capacity = [], 0, 0, 0
+    while True:
+        session.start(steps_per_dispatch)
+        progress = session.finish()
+        done += progress.finished
+        steps, busy = steps + progress.steps, busy + progress.busy
+        capacity += progress.capacity
+        if progress.idle:
+            break
+    cost = {"decode_steps": steps, "occupancy": round(busy / capacity, 3)}
+    return session.drain(done), cost
+
+
+def make_programs(policy: Policy, work: Work, slots: int) -> Programs:
+    """An engine for the work list."""
+    replicas = sharding.num_replicas(policy.mesh)
+    prompts = -(-work.prompts // replicas)
+    config = DecodeConfig(
+        slots=-(-slots // replicas),
+        prefixes=prompts,
+        requests=prompts * work.samples,
+        prompt_tokens=work.prompt_tokens,
+        response_tokens=work.new_tokens,
+        eos_ids=(policy.config.vocab_size,),  # never drawn: lengths are given
+        filters=False,
+        dtype=jnp.dtype(jnp.float32),
+    )
+    return Programs(config, policy.config, policy.mesh)
+
+
+def bench_rollout(policy: Policy, work: Work, args: argparse.Namespace) -> None:
+    """Prefill and decoding of the whole work list."""
+    programs = make_programs(policy, work, args.slots)
+    params = programs.publish(policy.params)
+    tokens = int(work.lengths().sum())
+    count = iter(range(10**6))
+
+    def run() -> dict[str, Any]:
+        session = Session(programs, params, work.prompts)
+        _, cost = sample_all(session, work, args.steps_per_dispatch, next(count))
+        return {**cost, "slots": args.slots}
+
+    def bound() -> float:
+        rows = min(args.slots, work.prompts * work.samples)
+        decode = matmul_seconds(policy.config, rows) * tokens / rows
+        prompt = work.prompts * work.prompt_tokens
+        return decode + matmul_seconds(policy.config, prompt)
+
+    measure("rollout", policy, work, tokens, args.repeats, run, bound)
+
+
+def make_update(
+    policy: Policy, work: Work, row_tokens: int, rows: int
+) -> tuple[Callable[..., Any], TrainState, Callable[[Rollouts, np.ndarray], UpdateBatch]]:
+    """(update program, fresh state, function that packs rollouts with their advantages)."""
+    loss_config = loss.LossConfig(1.0, 0.2, 0.2, 0.0, 0.0)
+    settings = update.UpdateConfig(
+        loss_config, num_epochs=1, num_minibatches=1, loss_scale=1.0, chunk=row_tokens,
+        dtype=jnp.dtype(jnp.float32), remat="none",
+    )  # fmt: skip
+    optimizer = update.make_optimizer(update.OptimizerConfig(1e-6, 0, 0.9, 0.999, 1e-8, 0.01, 1.0))
+    shardings = update.state_shardings(policy.config, optimizer, policy.mesh)
+    copy = jax.tree.map(jnp.copy, policy.params)  # the update donates its state
+    state = update.init_state(copy, optimizer, shardings)
+    ids = tuple(work.prompt_ids())
+    prompts = Prompts(ids, np.arange(work.prompts), (("",),) * work.prompts)
+    capacity = packing.capacity(
+        work.prompts, work.samples, work.prompt_tokens, work.new_tokens, row_tokens, 1
+    )
+    shape = packing.BatchShape(rows, -(-capacity // rows), row_tokens)
+
+    def pack(rollouts: Rollouts, advantage: np.ndarray) -> UpdateBatch:
+        kept = np.ones(len(rollouts), bool)
+        weight = objective.token_weights(
+            rollouts.length, kept, aggregation="dr_grpo", max_length=work.new_tokens
+        )
+        everyone = np.ones(work.prompts, bool)
+        packed = packing.assemble(
+            prompts, rollouts, advantage, np.asarray(weight), everyone,
+            np.zeros(work.prompts, np.int32), 1, shape,
+        )  # fmt: skip
+        return sharding.put_batch(packed, policy.mesh)
+
+    return update.make_update(settings, policy.config, optimizer, policy.mesh), state, pack
+
+
+def _rollouts(work: Work, tokens: np.ndarray, logprob: np.ndarray) -> Rollouts:
+    count = work.prompts * work.samples
+    zeros = np.zeros(count, np.int32)
+    return Rollouts(
+        prompt=np.repeat(np.arange(work.prompts, dtype=np.int32), work.samples),
+        sample=np.tile(np.arange(work.samples, dtype=np.int32), work.prompts),
+        stage=zeros, tokens=tokens, logprob=logprob, length=work.lengths(),
+        truncated=np.zeros(count, bool),
+        reward=(np.random.default_rng(2).random(count) < 0.4).astype(np.float32),
+        verdict=zeros.astype(np.int8),
+    )  # fmt: skip
+
+
+def _advantages(work: Work, rollouts: Rollouts) -> np.ndarray:
+    return np.asarray(objective.group_advantages(rollouts.reward, rollouts.prompt, work.prompts))
+
+
+def bench_update(policy: Policy, work: Work, args: argparse.Namespace) -> None:
+    """One optimizer step over all rollouts, old log-probs included."""
+    run_update, state, pack = make_update(policy, work, args.row_tokens, args.rows)
+    count = work.prompts * work.samples
+    ids = np.random.default_rng(3).integers(4, VOCAB, (count, work.new_tokens)).astype(np.int32)
+    rollouts = _rollouts(work, ids, np.zeros(ids.shape, np.float32))
+    advantage = _advantages(work, rollouts)
+    box = [state]
+
+    def run() -> dict[str, Any]:
+        packed = pack(rollouts, advantage)
+        box[0], _ = run_update(box[0], packed, None)
+        jax.block_until_ready(box[0])
+        return {"row_tokens": args.row_tokens, "micro_batch_rows": args.rows}
+
+    tokens = int(work.lengths().sum()) + count * work.prompt_tokens
+    bound = lambda: 3 * matmul_seconds(policy.config, 4096) * tokens / 4096  # noqa: E731
+    measure("update", policy, work, tokens, args.repeats, run, bound)
+
+
+def bench_step(policy: Policy, work: Work, args: argparse.Namespace) -> None:
+    """A whole GRPO step; counts generated tokens only."""
+    programs = make_programs(policy, work, args.slots)
+    run_update, state, pack = make_update(policy, work, args.row_tokens, args.rows)
+    box = [state, programs.publish(policy.params), 0]
+
+    def run() -> dict[str, Any]:
+        state, params, step = box
+        session = Session(programs, params, work.prompts)
+        answers, cost = sample_all(session, work, args.steps_per_dispatch, step)
+        shape = (work.prompts * work.samples, work.new_tokens)
+        tokens, logprob = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+        e = session.num_replicas
+        for (replica, row), (ids, values) in answers.items():
+            p, sample = (row // work.samples) * e + replica, row % work.samples
+            tokens[p * work.samples + sample, : len(ids)] = ids
+            logprob[p * work.samples + sample, : len(ids)] = values
+        rollouts = _rollouts(work, tokens, logprob)
+        state, _ = run_update(state, pack(rollouts, _advantages(work, rollouts)), None)
+        params = programs.publish(state.params)
+        jax.block_until_ready(params)
+        box[:] = state, params, step + 1
+        return cost
+
+    tokens = int(work.lengths().sum())
+    all_tokens = tokens + work.prompts * work.samples * work.prompt_tokens
+
+    def bound() -> float:
+        rows = min(args.slots, work.prompts * work.samples)
+        decode = matmul_seconds(policy.config, rows) * tokens / rows
+        prompt = matmul_seconds(policy.config, work.prompts * work.prompt_tokens)
+        return decode + prompt + 3 * matmul_seconds(policy.config, 4096) * all_tokens / 4096
+
+    measure("step", policy, work, tokens, args.repeats, run, bound)

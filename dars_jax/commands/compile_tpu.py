@@ -1,0 +1,283 @@
+"""The command behind launch/compile_tpu.py: a step's programs on a TPU slice that is not there."""
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+from dars_jax.commands import cli
+from dars_jax.config import ConfigDict
+from dars_jax.learner import memory
+from dars_jax.policy import sharding, weights
+from dars_jax.policy.decoder import ARCHITECTURES, ModelConfig
+from dars_jax.setup import plan
+from dars_jax.setup.plan import Plan
+from dars_jax.tpu import aot, cost, topology
+from dars_jax.tpu.cost import GIB, Analysis, Workload
+from dars_jax.tpu.topology import Slice
+
+_POD_CHIPS = 256  # the pod presets' micro_batch_rows are for as many
+
+# What to turn when something does not fit, by the part that is large.
+_REMEDIES = {
+    "update": "learner.gather='layer', policy.remat='full', learner.micro_batch_rows (lower), "
+    "mesh.fsdp (higher), "
+    "learner.max_micro_batches (lower)",
+    "decode": "rollout.slots, rollout.prefixes (lower), mesh.tensor, mesh.fsdp (higher)",
+    "prefill": "rollout.prefill_batch, rollout.slots, rollout.prefixes (lower), "
+    "mesh.tensor (higher)",
+    "publish": "mesh.tensor, mesh.fsdp (higher)",
+}
+
+
+def compile_step(
+    config: ConfigDict,
+    name: str,
+    *,
+    mean_response: float | None = None,
+    rollouts_per_prompt: float | None = None,
+    num_layers: int | None = None,
+    programs: tuple[str, ...] = aot.NAMES,
+    output: Path | None = None,
+    given: tuple[str, ...] = (),
+) -> int:
+    """Compiles, prints JSON lines and a table; returns 0, or 1 if something does not fit.
+
+    Args:
+      name: the slice, like "v5e:16x16".
+      mean_response: tokens; None is a third of rollout.max_tokens.
+      rollouts_per_prompt: None derives it from the schedule.
+      num_layers: of a shortened model, for a quick look; None is the whole model.
+      output: file of the JSON lines; None is standard output.
+      given: settings that the command line names, which are not chosen here.
+    """
+    with cli.one_line_errors():
+        where = topology.parse(name)
+        unknown = [p for p in programs if p not in aot.NAMES]
+        if unknown:
+            raise ValueError(
+                f"--programs: unknown {', '.join(unknown)}, expected {', '.join(aot.NAMES)}"
+            )
+        for flag, value in (("mean_response", mean_response), ("num_layers", num_layers),
+                            ("rollouts_per_prompt", rollouts_per_prompt)):  # fmt: skip
+            if value is not None and value <= 0:
+                raise ValueError(f"--{flag} must be above 0, got {value}")
+        if output and not output.parent.is_dir():
+            raise ValueError(f"--output {output}: no such directory as {output.parent}")
+        model = _model(config)
+        devices = topology.devices(where)
+        config, notes = _settle(config, where, model, given)
+        shortened = dataclasses.replace(model, num_layers=num_layers or model.num_layers)
+        hardware = memory.hardware(devices[0])
+        made = plan.validate(config, len(devices), shortened, hardware)
+        mesh = sharding.make_mesh(*made.mesh_shape, devices)
+        longest = made.rollout.sampling.max_tokens
+        if (mean_response or 1) > longest:
+            raise ValueError(f"--mean_response {mean_response:g} is above rollout.max_tokens = "
+                             f"{longest}")  # fmt: skip
+    derived = rollouts_per_prompt is None
+    notes.append(made.choices)
+    rollouts = cost.expected_rollouts(made) if derived else rollouts_per_prompt
+    work = cost.workload(made, mean_response or longest / 3, rollouts)
+    if num_layers:
+        notes.append(f"a model of {num_layers} instead of {model.num_layers} layers: not the real "
+                     "step")  # fmt: skip
+    if derived and rollouts > made.rollout.n_pre:
+        notes.append(f"{rollouts:.1f} rollouts a prompt: as many as the schedule gives if right "
+                     "pre-rollouts are spread evenly")  # fmt: skip
+    found = _compile_all(made, where, mesh, work, programs)
+    lines = [json.dumps(_record(where, made, a)) for a in found]
+    lines.append(json.dumps(_estimate(where, made, work, found)))
+    if output:
+        output.write_text("\n".join(lines) + "\n")
+    else:
+        print("\n".join(lines), flush=True)
+    print(_table(where, made, work, found, notes), file=sys.stdout if output else sys.stderr)
+    return 0 if all(a.fits for a in found) else 1
+
+
+def _model(config: ConfigDict) -> ModelConfig:
+    if config.policy.path:
+        return weights.read_config(config.policy.path)
+    if config.policy.architecture not in ARCHITECTURES:
+        raise ValueError(
+            f"policy.architecture is {config.policy.architecture!r}: expected one of "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    return ARCHITECTURES[config.policy.architecture]
+
+
+def _settle(
+    config: ConfigDict, where: Slice, model: ModelConfig, given: tuple[str, ...]
+) -> tuple[ConfigDict, list[str]]:
+    """The configuration with a mesh for the slice, unless it names one; what was chosen, in words.
+
+    A micro-batch has as many rows for each chip as the preset has on a whole pod: the gradient does
+    not depend on it.
+    """
+    config = config.copy_and_resolve_references().unlock()
+    mesh, notes = config.mesh, []
+    untouched = (mesh.data, mesh.fsdp, mesh.tensor) == (1, -1, 1)
+    if untouched and not any(key.startswith("mesh.") for key in given):
+        shape, why = topology.choose_mesh(
+            where, num_params=model.num_params(), d_model=model.d_model,
+            num_kv_heads=model.num_kv_heads,
+        )  # fmt: skip
+        mesh.data, mesh.fsdp, mesh.tensor = shape
+        notes.append(why)
+    if model.num_params() >= 1e9 and "learner.micro_batch_rows" not in given:
+        rows = max(config.learner.micro_batch_rows * where.num_chips // _POD_CHIPS, 1)
+        if rows != config.learner.micro_batch_rows:
+            config.learner.micro_batch_rows = rows
+            notes.append(f"learner.micro_batch_rows {rows}: as many for each chip as on "
+                         f"{_POD_CHIPS}")  # fmt: skip
+    return config.lock(), notes
+
+
+def _compile_all(
+    made: Plan, where: Slice, mesh: jax.sharding.Mesh, work: Workload, names: tuple[str, ...]
+) -> list[Analysis]:
+    found = []
+    begin = time.perf_counter()
+
+    def say(text: str) -> None:
+        print(f"[{time.perf_counter() - begin:6.0f} s] {text}", file=sys.stderr, flush=True)
+
+    say(f"tracing for {where.num_chips} chips of {where.name}")
+    for program in aot.programs(made, mesh, names):
+        say(f"{program.name}: compiling, which can take minutes")
+        compiled = aot.compile_program(program)
+        say(f"{program.name}: {'refused' if compiled.error else 'compiled'}")
+        found.append(cost.analyse(made, where, work, compiled))
+    return found
+
+
+def _record(where: Slice, made: Plan, analysis: Analysis) -> dict:
+    common = {"topology": where.name, "mesh": dict(zip(sharding.MESH_AXES, made.mesh_shape,
+                                                       strict=True)),
+              "num_layers": made.model.num_layers}  # fmt: skip
+    return {**common, **analysis.to_json()}
+
+
+def _estimate(where: Slice, made: Plan, work: Workload, found: list[Analysis]) -> dict:
+    """The last JSON object: a step and the run, by what was compiled."""
+    step = sum(a.step_seconds for a in found)
+    steps = made.config.train.num_steps
+    return {
+        "program": "step", "topology": where.name, "num_layers": made.model.num_layers,
+        **dataclasses.asdict(work),
+        "seconds": {a.program: a.step_seconds for a in found if not a.error},
+        "complete": {a.program for a in found if not a.error} == set(aot.NAMES),
+        "step_seconds": step, "num_steps": steps,
+        "chip_hours": step * steps * where.num_chips / 3600,
+        "fits": all(a.fits for a in found), "assumptions": cost.ASSUMPTIONS,
+    }  # fmt: skip
+
+
+def _size(n: float) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n >= scale:
+            return f"{n / scale:,.1f} {unit}"
+    return f"{n:.0f} B"
+
+
+def _table(
+    where: Slice, made: Plan, work: Workload, found: list[Analysis], notes: list[str]
+) -> str:
+    """All of it for people."""
+    data, fsdp, tensor = made.mesh_shape
+    lines = [
+        f"{where.name}: {where.num_chips} chips, mesh data {data} x fsdp {fsdp} x tensor {tensor}, "
+        f"policy of {made.model.num_params():,} parameters in {made.model.num_layers} layers",
+        *(f"  {note}" for note in notes),
+        "",
+        f"{'program':9}{'peak of memory':>22}{'compile':>10}{'dot FLOPs':>11}{'of ideal':>10}"
+        f"{'attention':>11}{'cycles':>10}{'model':>11}{'ceiling':>9}",
+    ]
+    for a in found:
+        peak = f"{a.peak / GIB:.2f} of {a.memory / GIB:.2f} GiB"
+        if a.error:
+            peak = f"over {a.memory / GIB:.2f} GiB" if a.out_of_memory else "not compiled"
+        ratio = f"{a.flops / a.ideal_flops:.3f}" if a.ideal_flops else "-"
+        ceiling = f"{a.mfu_ceiling:.1%}" if a.mfu_ceiling and not a.error else "-"
+        lines.append(
+            f"{a.program:9}{peak:>22}{a.compile_seconds:>8.0f} s{a.flops:>11.2e}{ratio:>10}"
+            f"{a.attention_flops:>11.2e}{a.cycles:>10.2e} {a.cycle_seconds:>8.3g} s{ceiling:>9}"
+        )
+    lines += [
+        "  of ideal: 2 N tokens, 6 N with gradients; N leaves out a table that is only looked up",
+        "  model, ceiling: the compiler's cycles, and the MFU they allow; collectives and Pallas "
+        "kernels apart",
+        "",
+    ]
+    lines += _collective_lines(found)
+    for a in found:
+        lines += [] if a.fits else _failure_lines(a)
+    return "\n".join([*lines, *_step_lines(where, made, work, found)])
+
+
+def _collective_lines(found: list[Analysis]) -> list[str]:
+    lines = [f"{'collectives':9} per iteration of{'':15}count  kind{'':15}chips{'':3}bytes a chip"
+             f"{'':4}largest{'':9}chip waits in a call"]  # fmt: skip
+    for a in found:
+        for row in sorted(a.collectives, key=lambda r: -r["bytes"] * r["iterations"]):
+            if row["bytes"] * row["iterations"] < 1e-3 * max(
+                r["bytes"] * r["iterations"] for r in a.collectives
+            ):
+                continue  # the JSON lines have them all
+            how = "async" if row["asynchronous"] else "SYNC"
+            level = f"{row['level']} (x{row['iterations']:,.4g})"
+            lines.append(f"  {a.program:9} {level:28}{row['count']:>5}  {row['kind']:19}"
+                         f"{row['group']:>5}{_size(row['bytes']):>15}{_size(row['largest']):>11}"
+                         f"  {how:5}{row['seconds']:>10.3g} s")  # fmt: skip
+        if not a.collectives and not a.error:
+            lines.append(f"  {a.program:9} none")
+    return [*lines, "  (those below 0.1 % of their program's bytes are in the JSON lines only)", ""]
+
+
+def _failure_lines(a: Analysis) -> list[str]:
+    if a.error and not a.out_of_memory:
+        return [f"{a.program} did NOT COMPILE: {' '.join(a.error.split())[:600]}", ""]
+    over = f"{a.peak / GIB:.2f} GiB" if a.peak else "more than the compiler can place"
+    lines = [f"{a.program} does NOT FIT: {over}, for {a.memory / GIB:.2f} GiB of memory a chip"]
+    if a.error:
+        lines.append(f"  compiler: {' '.join(a.error.split())[:300]}")
+    for part, size in sorted(a.parts.items(), key=lambda item: -item[1]):
+        if size:
+            lines.append(f"  {size / GIB:8.2f} GiB  {part}")
+    for size, origin in a.largest:
+        lines.append(f"  {size / GIB:8.2f} GiB  {_middle_out(origin)}")
+    return [*lines, f"  would help: {_REMEDIES[a.program]}", ""]
+
+
+def _middle_out(text: str) -> str:
+    return text if len(text) < 110 else f"{text[:60]} … {text[-47:]}"
+
+
+def _step_lines(where: Slice, made: Plan, work: Workload, found: list[Analysis]) -> list[str]:
+    lines = [
+        f"a step (estimate): {work.rollouts:,.0f} rollouts of {work.mean_response:,.0f} tokens, "
+        f"{work.micro_batches:,.0f} micro-batches of {made.batch.rows} rows in each of "
+        f"{made.update.num_epochs} epochs",
+        f"  {'phase':9}{'calls':>8}{'cycles':>12}{'collectives':>13}{'kernels':>10}{'seconds':>11}",
+    ]
+    for a in found:
+        lines.append(
+            f"  {a.program:9}{a.calls:>8,.1f}{a.calls * a.cycle_seconds:>10,.3g} s"
+            f"{a.calls * a.collective_seconds:>11,.3g} s{a.calls * a.kernel_seconds:>8,.3g} s"
+            f"{a.step_seconds:>9,.3g} s"
+        )
+    step = sum(a.step_seconds for a in found)
+    steps = made.config.train.num_steps
+    if any(a.error for a in found):
+        return [*lines, "  no total: a program was not compiled"]
+    if {a.program for a in found} != set(aot.NAMES):
+        lines.append("  of the programs that were asked for only:")
+    hours = step * steps * where.num_chips / 3600
+    return [*lines,
+            f"  step {step:,.4g} s; {steps} steps: {step * steps / 3600:,.3g} h, {hours:,.4g} "
+            "chip-hours",
+            f"  assumed: {cost.ASSUMPTIONS}"]  # fmt: skip

@@ -1,0 +1,113 @@
+"""Serving as a command: from a configuration and a checkpoint to a running server."""
+
+import dataclasses
+import functools
+import queue
+import signal
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dars_jax.commands import cli, startup
+from dars_jax.config import ConfigDict
+from dars_jax.data import prompts
+from dars_jax.data.tokenizer import Tokenizer, load_tokenizer
+from dars_jax.engine.jetstream_engine import PolicyEngine
+from dars_jax.engine.programs import Programs
+from dars_jax.engine.server import Server
+from dars_jax.engine.state import DecodeConfig
+from dars_jax.learner import update
+from dars_jax.policy import sharding, weights
+from dars_jax.records import metrics
+from dars_jax.setup import build, saved_state
+from dars_jax.setup.plan import Plan
+
+
+def serve(
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    host: str,
+    port: int,
+    initial: bool,
+    temperature: float | None,
+    seed: int,
+    steps: int,
+) -> int:
+    """Serves the newest checkpoint until SIGINT, SIGTERM or a failure; returns the exit code.
+
+    Args:
+      initial: serve the initial policy instead.
+      temperature: None is that of the rollouts.
+      seed: of the sampling.
+      steps: decode steps per dispatch.
+    """
+    startup.settle()
+    console = metrics.Console(0)
+    with cli.one_line_errors():
+        plan = build.make_plan(config)
+        step = None if initial else saved_state.newest(workdir)
+        if step is None and not initial:
+            raise ValueError(
+                f"no checkpoint in {workdir}/checkpoints: is this the run's --workdir? "
+                "--initial serves the policy that training starts from"
+            )
+        mesh = sharding.make_mesh(*plan.mesh_shape)
+        source = build.policy_directory(plan, console.log)
+        tokenizer = load_tokenizer(source)
+        engine = _make_engine(plan, mesh, tokenizer, temperature, seed, steps)
+        optimizer = update.make_optimizer(plan.optimizer)
+        shardings = update.state_shardings(plan.model, optimizer, mesh)
+        params = engine.load_params(
+            weights.load_params(source, plan.model, shardings.params)
+            if step is None
+            else saved_state.restore(plan, workdir, config, step, optimizer, shardings).params
+        )
+        c = plan.config.data
+        encode = functools.partial(
+            prompts.encode_prompt, tokenizer, chat=c.chat, system_prompt=c.system_prompt
+        )
+        ended = queue.SimpleQueue()  # a signal handler may put into it at any moment
+        server = Server(
+            engine, params, encode, tokenizer.decode, host=host, port=port, failed=ended.put
+        )
+
+    def stop(signum: int, _: Any) -> None:
+        signal.signal(signum, signal.SIG_DFL)  # a second one acts at once
+        ended.put(signum)
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stop)
+    console.log(
+        f"serving {'the initial policy' if step is None else f'step {step}'} on {server.address}: "
+        f"{engine.max_concurrent_decodes} slots, {steps} steps per dispatch, prompts up to "
+        f"{engine.max_prefill_length} tokens, answers up to {engine.max_answer_length}"
+    )
+    end = ended.get()
+    server.stop()
+    if isinstance(end, Exception):
+        cli.fail(f"the engine failed: {type(end).__name__}: {end}", 1)
+    console.log(f"stopped by {signal.Signals(end).name}")
+    return 128 + end
+
+
+def _make_engine(
+    plan: Plan,
+    mesh: jax.sharding.Mesh,
+    tokenizer: Tokenizer,
+    temperature: float | None,
+    seed: int,
+    steps: int,
+) -> PolicyEngine:
+    c, sampling = plan.config, plan.rollout.sampling
+    if temperature is not None:
+        sampling = dataclasses.replace(sampling, temperature=temperature)
+    decode_config = DecodeConfig(
+        slots=c.rollout.slots, prefixes=1, requests=1, prompt_tokens=c.data.max_prompt_tokens,
+        response_tokens=c.rollout.max_tokens, eos_ids=tuple(tokenizer.eos_ids),
+        filters=sampling.top_k > 0 or sampling.top_p < 1, dtype=jnp.dtype(c.policy.dtype),
+    )  # fmt: skip
+    programs = Programs(decode_config, plan.model, mesh)
+    return PolicyEngine(programs, tokenizer, sampling, steps_per_dispatch=steps, seed=seed)

@@ -1,0 +1,77 @@
+"""Training as a command; what launch/tpu_run.py does, as a function a notebook can call."""
+
+import contextlib
+import fcntl
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from dars_jax import distributed
+from dars_jax.commands import cli, startup
+from dars_jax.config import ConfigDict, flatten
+from dars_jax.records.checkpoint import SaveError
+from dars_jax.setup import build
+from dars_jax.training import loop
+
+
+def train(config: ConfigDict, workdir: Path, processes: distributed.Address | None = None) -> int:
+    """Trains, prints a summary on standard output, returns the exit code."""
+    with startup.together(processes, workdir), contextlib.ExitStack() as stack:
+        with cli.one_line_errors():
+            stack.enter_context(_alone(workdir))
+        return _train(config, workdir)
+
+
+def _train(config: ConfigDict, workdir: Path) -> int:
+    begin = time.monotonic()
+    parts, console = startup.prepare(config)
+    with cli.one_line_errors():
+        grader = build.make_grader(parts.plan)
+    try:
+        with grader:
+            with cli.one_line_errors():
+                run = loop.Trainer(parts, grader, workdir, console)
+            if distributed.is_first():
+                settings = json.dumps(flatten(config), indent=2)
+                (workdir / "config.json").write_text(settings + "\n")
+            before, after = run.run()
+    except FloatingPointError as error:
+        cli.fail(str(error), cli.EXIT_DIVERGED)
+    except SaveError as error:
+        cli.fail(str(error), cli.EXIT_NOT_SAVED)
+    except loop.Stopped as stopped:
+        console.log(f"{stopped}; the same command continues from there")
+        return stopped.exit_code
+    if not distributed.is_first():
+        return 0
+    print(f"{config.train.num_steps} steps in {(time.monotonic() - begin) / 60:.1f} min")
+    print(f"files: {workdir}/metrics.jsonl, {workdir}/eval/, {workdir}/tensorboard/, "
+          f"{workdir}/checkpoints/")  # fmt: skip
+    n = after.num_samples
+    print(f"{after.num_problems} held-out prompts, {n} answers each (95 % interval):")
+    for k, value in after.pass_at.items():
+        low, high = after.pass_interval[k]
+        print(f"  Pass@{k:<4} {before.pass_at[k]:.3f} -> {value:.3f}  ({low:.3f} to {high:.3f})")
+    print(f"Pass@1 before {before.avg:.3f}, after {after.avg:.3f}")
+    return 0
+
+
+@contextlib.contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+    """Lets one trainer into a working directory; the lock goes with its process, however it ends.
+
+    Raises:
+      ValueError: another one is there.
+    """
+    if not distributed.is_first():
+        yield
+        return
+    with open(workdir / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another trainer is at work in --workdir {workdir}: wait, or take another"
+            ) from None
+        yield

@@ -1,0 +1,100 @@
+"""Raw rows from TFDS, JSON lines and parquet, numbered; prompts.py says what they mean."""
+
+import contextlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+MAX_LINE_BYTES = 1_000_000
+
+Raw = bytes | Mapping[str, Any]  # a line of JSON, not yet looked at, or a row
+
+
+def read_rows(source: str, data_dir: str | None = None) -> Iterator[tuple[int, Raw]]:
+    """(row number from 0, row) in stored order. Blank lines have a number but are not yielded.
+
+    Args:
+      source: `tfds:NAME:SPLIT`, a `.jsonl` or `.json` file of JSON lines, or a `.parquet` file.
+      data_dir: where TFDS datasets lie; None means TFDS's own default.
+
+    Raises:
+      FileNotFoundError: there is no such file or prepared dataset.
+      ValueError: the source has no such form, or the file is damaged.
+    """
+    if source.startswith("tfds:"):
+        name, _, split = source.removeprefix("tfds:").partition(":")
+        if not name or not split:
+            raise ValueError(f"{source}: a TFDS source is written tfds:NAME:SPLIT")
+        return enumerate(_tfds_rows(name, split, data_dir))
+    path = Path(source)
+    if path.suffix not in (".jsonl", ".json", ".parquet"):
+        raise ValueError(f"{source}: a source is tfds:NAME:SPLIT, a .jsonl or a .parquet file")
+    if not path.is_file():
+        raise FileNotFoundError(f"{source}: no such file")
+    if path.suffix == ".parquet":
+        return enumerate(_parquet_rows(path))
+    return ((number, line) for number, line in enumerate(_lines(path)) if line.strip())
+
+
+def parse_row(raw: Raw) -> Mapping[str, Any]:
+    """The row as a mapping; ValueError says what is wrong with the line."""
+    if not isinstance(raw, bytes):
+        return raw
+    if len(raw) > MAX_LINE_BYTES:
+        raise ValueError(f"the line is longer than {MAX_LINE_BYTES:,} bytes")
+    try:
+        row = json.loads(raw)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"a line must be a JSON object, this is a {type(row).__name__}")
+    return row
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines; of one that is too long only the first MAX_LINE_BYTES + 1 bytes."""
+    with path.open("rb") as file:
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            rest = line
+            while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
+                rest = file.readline(MAX_LINE_BYTES + 1)
+            yield line
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: not a readable parquet file: {error}") from error
+
+
+def _tfds_rows(name: str, split: str, data_dir: str | None) -> Iterable[Mapping[str, Any]]:
+    """Nothing is downloaded, and TensorFlow is imported only for file formats that need it."""
+    import tensorflow_datasets as tfds
+
+    if name == "countdown":
+        from dars_jax.tasks.countdown_tfds import Countdown
+
+        tfds.disable_progress_bar()
+        builder = Countdown(data_dir=data_dir, file_format="array_record")
+        with contextlib.redirect_stdout(io.StringIO()):  # it would announce a download
+            builder.download_and_prepare()  # returns at once if it was prepared before
+    else:
+        try:
+            builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
+        except tfds.core.registered.DatasetNotFoundError as error:
+            raise FileNotFoundError(f"tfds:{name}: not prepared: {error}") from error
+    if builder.info.file_format in tfds.core.FileFormat.with_random_access():
+        rows = builder.as_data_source(split=split)
+        return (rows[index] for index in range(len(rows)))
+    in_order = tfds.ReadConfig(interleave_cycle_length=1)
+    return tfds.as_numpy(builder.as_dataset(split=split, read_config=in_order))

@@ -1,0 +1,274 @@
+"""Keys and values of an engine, held in one of two ways behind one set of functions.
+
+Dense: an array of positions per slot, and another per prefix, copied into every slot that uses it.
+Attention reads the whole array.  The way of CPU and GPU, where the arrays grow when they must.
+
+Paged: all keys and values of a layer lie in pages, and a table names the pages of each slot.  A
+prefix row and a slot own their pages for good, so nothing is ever allocated.  A slot reads its
+prompt where the prefill put it, shared with the other completions of the prompt; only the last
+page, if it is partly filled, is copied to where the completion goes on.  The way of the TPU, whose
+kernel reads the pages in use and no others.
+
+Letters: S slots, G prefixes, n prompts of one prefill, t prompt tokens, T positions, K key/value
+heads, d head size, N pages, p tokens of a page, M pages of a slot's table.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from dars_jax.policy import decoder
+from dars_jax.policy.attention import LayerCache, Pages, PageView, cached_attention, paged_attention
+
+_PAGE = 128  # tokens; with bfloat16 keys of 128 features one transfer of the kernel is 32 KB
+
+
+@dataclasses.dataclass(frozen=True)
+class PageLayout:
+    """Who owns which pages: first the prefix rows, one after the other, then the slots' blocks."""
+
+    size: int  # p
+    prefixes: int  # G
+    per_prefix: int
+    slots: int  # the most there can be
+    per_slot: int
+    step: int  # the kernel takes this many pages at a time
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return self.prefixes * self.per_prefix + self.slots * self.per_slot
+
+    @property
+    def width(self) -> int:
+        """M."""
+        return -(-(self.per_prefix + self.per_slot) // self.step) * self.step
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("layers", "table", "block"),
+    meta_fields=("layout",),
+)
+@dataclasses.dataclass(frozen=True)
+class PagedCache:
+    """The pages of all layers, prefixes included."""
+
+    layers: tuple[Pages, ...]  # [E,K,N,p,d]
+    table: jax.Array  # int32[E,S,M], pages of a slot in the order of its positions
+    block: jax.Array  # int32[E,layout.slots]: slot i owns block[i]; a permutation
+    layout: PageLayout
+
+
+Layers = tuple[LayerCache, ...]
+Caches = Layers | PagedCache
+
+
+def page_size(platform: str, head_dim: int, dtype: jnp.dtype) -> int:
+    """Tokens of a page where caches are paged, else 0.
+
+    The kernel wants a TPU and whole lanes, and rounds keys and values to bfloat16.
+    """
+    return _PAGE if platform == "tpu" and head_dim % 128 == 0 and dtype == jnp.bfloat16 else 0
+
+
+def page_layout(
+    size: int, prefixes: int, prompt_tokens: int, slots: int, response_tokens: int
+) -> PageLayout:
+    """The layout for prompts and completions of at most so many tokens."""
+    # a block begins with what the prompt's last page holds; the last token is never fed
+    longest = size - 1 + max(response_tokens - 1, 1)
+    return PageLayout(
+        size=size,
+        prefixes=prefixes,
+        per_prefix=-(-prompt_tokens // size),
+        slots=slots,
+        per_slot=-(-longest // size),
+        step=max(512 // size, 1),
+    )
+
+
+def empty_dense(config: decoder.ModelConfig, dtype: jnp.dtype, rows: int, tokens: int) -> Layers:
+    """Zeroed arrays of one replica."""
+    kv, d = config.num_kv_heads, config.head_dim
+    return tuple(
+        LayerCache(jnp.zeros((rows, kv, d, tokens), dtype), jnp.zeros((rows, kv, tokens, d), dtype))
+        for _ in range(config.num_layers)
+    )
+
+
+def empty_paged(
+    config: decoder.ModelConfig, dtype: jnp.dtype, layout: PageLayout, slots: int
+) -> PagedCache:
+    """Zeroed pages of one replica, heads split over the tensor axis."""
+    shape = (config.num_kv_heads, layout.count, layout.size, config.head_dim)
+
+    def pages() -> jax.Array:
+        x = jnp.zeros(shape, dtype)
+        if jax.sharding.get_abstract_mesh().empty:
+            return x
+        return jax.lax.with_sharding_constraint(x, PartitionSpec("tensor"))
+
+    return PagedCache(
+        layers=tuple(Pages(pages(), pages()) for _ in range(config.num_layers)),
+        table=jnp.zeros((slots, layout.width), jnp.int32),
+        block=jnp.arange(layout.slots, dtype=jnp.int32),
+        layout=layout,
+    )
+
+
+def capacity(caches: Caches) -> int:
+    """Positions of each slot, T."""
+    if isinstance(caches, PagedCache):
+        return caches.layout.width * caches.layout.size
+    return caches[0].key.shape[-1]
+
+
+def dense_layer(key: jax.Array, value: jax.Array) -> LayerCache:
+    """[n,t,K,d] each -> [n,K,d,t] and [n,K,t,d]."""
+    return LayerCache(jnp.transpose(key, (0, 2, 3, 1)), jnp.transpose(value, (0, 2, 1, 3)))
+
+
+def store_dense(stored: Layers, new: list[tuple[jax.Array, jax.Array]], row: jax.Array) -> Layers:
+    """Prompts' keys and values [n,t,K,d] per layer into the rows int32[n] of the dense store."""
+    out = []
+    for old, (key, value) in zip(stored, new, strict=True):
+        layer, t = dense_layer(key, value), key.shape[1]
+        out.append(
+            LayerCache(
+                old.key.at[row, :, :, :t].set(layer.key.astype(old.key.dtype), mode="drop"),
+                old.value.at[row, :, :t].set(layer.value.astype(old.value.dtype), mode="drop"),
+            )
+        )
+    return tuple(out)
+
+
+def store_paged(
+    pool: PagedCache, new: list[tuple[jax.Array, jax.Array]], row: jax.Array
+) -> PagedCache:
+    """Prompts' keys and values [n,t,K,d] per layer into the pages of the rows int32[n]."""
+    layout = pool.layout
+    n, t = new[0][0].shape[:2]
+    used = -(-t // layout.size)
+    page = row[:, None] * layout.per_prefix + jnp.arange(used)
+    page = jnp.where((row < layout.prefixes)[:, None], page, layout.count)  # [n,used]
+
+    def put(old: jax.Array, x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, ((0, 0), (0, used * layout.size - t), (0, 0), (0, 0)))
+        x = x.reshape(n, used, layout.size, *x.shape[2:]).transpose(3, 0, 1, 2, 4)
+        return old.at[:, page].set(x.astype(old.dtype), mode="drop")
+
+    layers = tuple(
+        Pages(put(old.key, key), put(old.value, value))
+        for old, (key, value) in zip(pool.layers, new, strict=True)
+    )
+    return dataclasses.replace(pool, layers=layers)
+
+
+def give(
+    stored: Layers, caches: Caches, prefix: jax.Array, length: jax.Array, take: jax.Array
+) -> Caches:
+    """Slots where bool[S] `take` get the prompts in rows int32[S] of int32[S] tokens."""
+    count = jnp.sum(take)
+    order = jnp.argsort(~take, stable=True)  # the slots that take one come first
+    if not isinstance(caches, PagedCache):
+        return jax.lax.fori_loop(
+            0, count, lambda i, c: _copy_prefix(stored, c, prefix[order[i]], order[i]), caches
+        )
+    layout = caches.layout
+    first = prefix * layout.per_prefix
+    own = layout.prefixes * layout.per_prefix + caches.block[: len(take)] * layout.per_slot
+    whole = length // layout.size  # pages that the prompt fills
+    index = jnp.arange(layout.width)
+    mine = own[:, None] + jnp.minimum(index - whole[:, None], layout.per_slot - 1)
+    table = jnp.where(index < whole[:, None], first[:, None] + index, mine)
+    # where no page is partly filled, what is copied will be written over
+    source = first + jnp.minimum(whole, layout.per_prefix - 1)
+
+    def copy(i: jax.Array, layers: tuple[Pages, ...]) -> tuple[Pages, ...]:
+        at, to = source[order[i]], own[order[i]]
+        move = lambda x: jax.lax.dynamic_update_slice_in_dim(  # noqa: E731
+            x, jax.lax.dynamic_slice_in_dim(x, at, 1, 1), to, 1
+        )
+        return jax.tree.map(move, layers)
+
+    return dataclasses.replace(
+        caches,
+        layers=jax.lax.fori_loop(0, count, copy, caches.layers),
+        table=jnp.where(take[:, None], table, caches.table),
+    )
+
+
+def _copy_prefix(stored: Layers, caches: Layers, prefix: jax.Array, slot: jax.Array) -> Layers:
+    """Prefix `prefix` into slot `slot`, layer by layer, in place."""
+    copied = []
+    for store, cache in zip(stored, caches, strict=True):
+        key = jax.lax.dynamic_index_in_dim(store.key, prefix, 0)
+        value = jax.lax.dynamic_index_in_dim(store.value, prefix, 0)
+        copied.append(
+            LayerCache(
+                jax.lax.dynamic_update_slice(cache.key, key, (slot, 0, 0, 0)),
+                jax.lax.dynamic_update_slice(cache.value, value, (slot, 0, 0, 0)),
+            )
+        )
+    return tuple(copied)
+
+
+def forward_token(
+    params: decoder.Params,
+    config: decoder.ModelConfig,
+    token: jax.Array,
+    position: jax.Array,
+    active: jax.Array,
+    caches: Caches,
+) -> tuple[jax.Array, Caches]:
+    """One token int32[S] of each slot at its position int32[S] -> (hidden [S,D], caches).
+
+    Idle slots write nothing, and what comes out for them means nothing.
+    """
+    forward = functools.partial(decoder.forward_token, params, config, token)
+    if not isinstance(caches, PagedCache):
+        at = jnp.where(active, position, capacity(caches))
+        states = tuple((layer, at) for layer in caches)
+        return forward(at, attention=cached_attention, states=states)
+    layout = caches.layout
+    index = jnp.where(active, position // layout.size, 0)[:, None]
+    page = jnp.take_along_axis(caches.table, index, axis=1)[:, 0]
+    at = page * layout.size + position % layout.size
+    beyond = layout.count * layout.size + jnp.arange(len(token))  # no two alike
+    view = PageView(
+        table=caches.table,
+        length=jnp.where(active, position + 1, 0),
+        at=jnp.where(active, at, beyond),
+    )
+    attention = functools.partial(paged_attention, pages_per_step=layout.step)
+    states = tuple((layer, view) for layer in caches.layers)
+    hidden, layers = forward(position, attention=attention, states=states)
+    return hidden, dataclasses.replace(caches, layers=layers)
+
+
+def resize(caches: Caches, order: jax.Array, size: int, tokens: int) -> Caches:
+    """Caches of `size` slots, dense ones with `tokens` positions, never fewer than now.
+
+    order: int32[S], the slots of now by rank; the first `size` are kept, if there are as many.
+    """
+    more = max(size - len(order), 0)
+    if isinstance(caches, PagedCache):
+        return dataclasses.replace(
+            caches,
+            table=jnp.pad(caches.table[order[:size]], ((0, more), (0, 0))),
+            block=caches.block.at[: len(order)].set(caches.block[order]),
+        )
+    longer = tokens - capacity(caches)
+
+    def one(x: jax.Array, axis: int) -> jax.Array:
+        if size < len(order):
+            x = x[order[:size]]
+        widths = [(0, 0)] * x.ndim
+        widths[0], widths[axis] = (0, more), (0, longer)
+        return jnp.pad(x, widths) if more or longer else x
+
+    return tuple(LayerCache(one(layer.key, 3), one(layer.value, 2)) for layer in caches)

@@ -1,0 +1,192 @@
+"""Forward and backward pass of one micro-batch on one device of the mesh, inside shard_map.
+
+Every device has rows of its own and computes them with whole weights.  How they become whole:
+
+    "epoch"  all weights are gathered once per optimizer step; micro-batches need no communication
+    "layer"  a layer's weights are gathered over "fsdp" when its turn comes, and its gradient is
+             scattered at once; of the rest, the head is gathered once per optimizer step, and of
+             the embedding each device keeps some columns and looks tokens up for its whole ring
+
+Gradients are added in float32 to accumulators that lie as the weights do.  The backward pass is
+written out, layer by layer, so that it adds in place: differentiating the loop over layers would
+build a second copy of all gradients first.
+
+Letters: b rows, T tokens, D model width, V vocabulary, N layers, f devices of the axis "fsdp".
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dars_jax.learner import loss as loss_lib
+from dars_jax.policy import decoder, sharding
+from dars_jax.policy.attention import Packing
+
+GATHER_MODES = ("epoch", "layer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Passes:
+    """Static settings of the passes over a micro-batch."""
+
+    model: decoder.ModelConfig
+    attention: decoder.Attention
+    loss: loss_lib.LossConfig
+    specs: Any  # PartitionSpec of every parameter
+    gather: str
+    chunk: int
+    dtype: jnp.dtype
+    remat: str
+
+    def collect(self, params: decoder.Params) -> decoder.Params:
+        """Shards of the master parameters -> the weights of an optimizer step, in `dtype`."""
+        cast = jax.tree_util.tree_map_with_path(self._cast, params)
+        weights = sharding.gather(cast, self.specs, "tensor")
+        return self._others(sharding.gather, weights)
+
+    def zeros(self, weights: decoder.Params) -> decoder.Params:
+        """Accumulators for the gradient of `weights`."""
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), weights)
+
+    def distribute(self, total: decoder.Params) -> decoder.Params:
+        """Accumulators of all devices -> shards of their sum, laid out as the master parameters."""
+        total = self._others(sharding.scatter_sum, total)
+        for axis in ("tensor", "data"):
+            total = sharding.scatter_sum(total, self.specs, axis)
+        for axis in sharding.MESH_AXES:
+            total = sharding.whole_sum(total, self.specs, axis)
+        return total
+
+    def add_gradient(
+        self, weights: decoder.Params, total: decoder.Params, arrays: dict[str, jax.Array]
+    ) -> tuple[decoder.Params, loss_lib.Sums, jax.Array]:
+        """Adds the gradient of a micro-batch [b,T] -> (total, Sums, logprob float32[b,T])."""
+        tokens, total = arrays["tokens"], dict(total)
+        x = self._look_up(weights["embedding"], tokens)
+        x, saved = self._forward(weights["layers"], x, arrays, keep=True)
+        hidden, pull = jax.vjp(self._final_norm, weights["final_norm"], x)
+        names = ("target", "advantage", "weight", "sampler_logprob", "old_logprob",
+                 "reference_logprob", "first", "entropy_weight")  # fmt: skip
+        head = "embedding" if self.model.tied_head else "head"
+        sums, logprob, d_hidden, total[head] = loss_lib.head_gradient(
+            hidden, weights[head], total[head], {k: arrays[k] for k in names if k in arrays},
+            self.loss, self.chunk,
+        )  # fmt: skip
+        d_norm, dx = pull(d_hidden)
+        total["final_norm"] = jax.tree.map(jnp.add, total["final_norm"], d_norm)
+        dx, total["layers"] = self._backward(weights["layers"], total["layers"], saved, dx, arrays)
+        total["embedding"] = self._look_up_backward(total["embedding"], tokens, dx)
+        return total, sums, logprob
+
+    def logprob(self, weights: decoder.Params, arrays: dict[str, jax.Array]) -> jax.Array:
+        """Log-probs of the targets of a micro-batch -> float32[b,T], without a gradient."""
+        x = self._look_up(weights["embedding"], arrays["tokens"])
+        x, _ = self._forward(weights["layers"], x, arrays, keep=False)
+        hidden = self._final_norm(weights["final_norm"], x)
+        head = decoder.head_matrix(weights)
+        return loss_lib.head_logprob(
+            hidden, head, arrays["target"], self.loss.temperature, self.chunk
+        )
+
+    def _cast(self, path: Any, x: jax.Array) -> jax.Array:
+        scale = path[-1].key == "scale"  # norms multiply in float32
+        return x if scale else x.astype(self.dtype)
+
+    def _split(self, name: str) -> bool:
+        """Whether a top-level entry of the weights stays split over "fsdp" between layers."""
+        columns = name == "embedding" and not self.model.tied_head
+        return self.gather == "layer" and (name == "layers" or columns)
+
+    def _others(self, collective: Any, tree: decoder.Params) -> decoder.Params:
+        """Applies a collective over "fsdp" to what does not stay split over it."""
+        return {
+            k: v if self._split(k) else collective(v, self.specs[k], "fsdp")
+            for k, v in tree.items()
+        }
+
+    def _spread(self) -> bool:
+        return self._split("embedding") and lax.axis_size("fsdp") > 1
+
+    def _look_up(self, table: jax.Array, tokens: jax.Array) -> jax.Array:
+        """tokens int32[b,T] -> [b,T,D]."""
+        if not self._spread():
+            return jnp.take(table, tokens, axis=0)
+        tokens = lax.all_gather(tokens, "fsdp", axis=0, tiled=True)  # [f b,T]
+        columns = jnp.take(table, tokens, axis=0)  # [f b,T,D/f]
+        return lax.all_to_all(columns, "fsdp", split_axis=0, concat_axis=2, tiled=True)
+
+    def _look_up_backward(self, total: jax.Array, tokens: jax.Array, dx: jax.Array) -> jax.Array:
+        if self._spread():
+            tokens = lax.all_gather(tokens, "fsdp", axis=0, tiled=True)
+            dx = lax.all_to_all(dx, "fsdp", split_axis=2, concat_axis=0, tiled=True)
+        return total.at[tokens].add(dx.astype(jnp.float32))
+
+    def _final_norm(self, params: decoder.Params, x: jax.Array) -> jax.Array:
+        return decoder.RMSNorm(self.model.norm_eps, "norm").apply({"params": params}, x)
+
+    def _block(self, layer: Any, x: jax.Array, position: jax.Array, packing: Any) -> jax.Array:
+        block = decoder.Block(self.model, self.attention, self.dtype)
+        return block.apply({"params": layer}, x, position, packing)[0]
+
+    def _whole(self, layer: Any) -> Any:
+        """One layer's weights, gathered if they are split."""
+        if not self._split("layers"):
+            return layer
+        return sharding.gather(layer, self._layer_specs(), "fsdp")
+
+    def _layer_specs(self) -> Any:
+        one = lambda spec: type(spec)(*spec[1:])  # noqa: E731, without the axis of the layers
+        return jax.tree.map(one, self.specs["layers"])
+
+    def _forward(
+        self, layers: Any, x: jax.Array, arrays: dict[str, jax.Array], *, keep: bool
+    ) -> tuple[jax.Array, Any]:
+        """Through all layers -> (x, what the backward pass needs of each, stacked)."""
+        given = arrays["position"], Packing(arrays["group"], arrays["segment"])
+        block = self._block
+        if self.remat != "none":
+            policy = decoder.REMAT_POLICIES[self.remat]
+            block = jax.checkpoint(block, policy=policy, prevent_cse=False)
+
+        def body(x: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
+            layer = self._whole(layer)
+            if not keep:
+                return self._block(layer, x, *given), None
+            x, pull = jax.vjp(block, layer, x, *given)
+            _, x_kept, *_ = pull.args_res
+            pull.args_res = [None, x_kept, None, None]  # the rest is at hand later
+            return x, pull
+
+        return lax.scan(body, x, layers)
+
+    def _backward(
+        self, layers: Any, total: Any, saved: Any, dx: jax.Array, arrays: dict[str, jax.Array]
+    ) -> tuple[jax.Array, Any]:
+        """Back through all layers -> (gradient of x, total with the gradients added)."""
+        given = arrays["position"], Packing(arrays["group"], arrays["segment"])
+
+        def body(carry: tuple[jax.Array, Any], xs: Any) -> tuple[Any, None]:
+            dx, total = carry
+            index, layer, pull = xs
+            layer = self._whole(layer)
+            pull.args_res = [layer, pull.args_res[1], *given]
+            d_layer, dx, *_ = pull(dx)
+            if self._split("layers"):
+                d_layer = sharding.scatter_sum(d_layer, self._layer_specs(), "fsdp")
+                # XLA fails to move a reduce-scatter out of the loop past the conversion below.
+                d_layer = lax.optimization_barrier(d_layer)
+            return (dx, jax.tree.map(functools.partial(_add_at, index), total, d_layer)), None
+
+        index = jnp.arange(self.model.num_layers)
+        (dx, total), _ = lax.scan(body, (dx, total), (index, layers, saved), reverse=True)
+        return dx, total
+
+
+def _add_at(index: jax.Array, total: jax.Array, new: jax.Array) -> jax.Array:
+    """total[index] += new, in float32 and in place."""
+    old = lax.dynamic_index_in_dim(total, index, 0, keepdims=False)
+    return lax.dynamic_update_index_in_dim(total, old + new.astype(jnp.float32), index, 0)

@@ -1,0 +1,113 @@
+"""How much memory the update takes on a device, by arithmetic, and the choices that follow from it.
+
+Letters: N parameters, D model width, F feed-forward width, V vocabulary, T tokens of a row.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+from dars_jax.policy.decoder import ModelConfig, abstract_params, head_matrix
+
+GIB = 2**30
+
+# Memory that the compiler gives a program, by the start of jax.Device.device_kind.
+_MEMORY = {
+    "TPU v4": 30.75,
+    "TPU v5 lite": 15.75,
+    "TPU v5e": 15.75,
+    "TPU v5p": 95.74,
+    "TPU v5": 95.74,
+    "TPU v6 lite": 31.25,
+    "TPU v6e": 31.25,
+}
+_SHARE = 0.85  # of it that is planned with; the rest is for what arithmetic does not see
+
+
+def _attention_width(c: ModelConfig) -> int:
+    return 2 * (c.num_heads + c.num_kv_heads) * c.head_dim + c.d_model
+
+
+# Features of a token that a policy keeps of each layer besides its input; widest first.
+_WIDTHS = {
+    "none": lambda c: _attention_width(c) + 3 * c.d_ff + 4 * c.d_model,
+    "mlp": lambda c: _attention_width(c) + 2 * c.d_ff,
+    "up": lambda c: _attention_width(c) + c.d_ff,
+    "attention": _attention_width,
+    "full": lambda c: 0,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """What a plan must know of a device."""
+
+    platform: str = "cpu"
+    memory: float = math.inf  # bytes
+
+
+def hardware(device: Any) -> Hardware:
+    """Of a jax.Device, or of one that can only be compiled for."""
+    if device.platform != "tpu":
+        return Hardware(device.platform)
+    known = [size for kind, size in _MEMORY.items() if device.device_kind.startswith(kind)]
+    return Hardware("tpu", known[0] * GIB if known else math.inf)
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """The update's share of one device."""
+
+    model: ModelConfig
+    mesh: tuple[int, int, int]  # data, fsdp, tensor
+    rows: int  # of a micro-batch, on the device
+    row_tokens: int
+    micro_batches: int
+    chunk: int  # tokens of each row whose logits exist at a time
+    itemsize: int  # bytes of a number of the computation
+
+
+def _sizes(model: ModelConfig) -> tuple[int, int, int]:
+    """Parameters of (all layers, head, embedding that is looked up only)."""
+    params = abstract_params(model)
+    head = math.prod(head_matrix(params).shape)
+    embedding = 0 if model.tied_head else math.prod(params["embedding"].shape)
+    return model.num_params() - head - embedding, head, embedding
+
+
+def update_bytes(work: Work, gather: str, remat: str) -> float:
+    """Estimated peak of the update on a device, in bytes."""
+    c, (_, fsdp, tensor) = work.model, work.mesh
+    layers, head, embedding = _sizes(c)
+    split = fsdp if gather == "layer" else 1
+    weight = work.itemsize + 4  # a weight and its float32 accumulator
+    tokens = work.rows * work.row_tokens
+    state = 12 * c.num_params() / (fsdp * tensor)
+    weights = weight * (head + (layers + embedding) / split)
+    width = _WIDTHS.get(remat, _WIDTHS["none"])(c)
+    saved = tokens * c.num_layers * (c.d_model + width) * work.itemsize
+    one_layer = layers / c.num_layers * 2 * work.itemsize * (split > 1)
+    passing = tokens * (4 * c.d_ff + 8 * c.d_model) * work.itemsize
+    logits = work.rows * work.chunk * c.vocab_size * (4 + work.itemsize)
+    resident = tokens * work.micro_batches * 4 * 10
+    return state + weights + saved + one_layer + max(passing, logits) + resident
+
+
+def choose(work: Work, memory: float, gather: str, remat: str) -> tuple[str, str, str]:
+    """Settles "auto" -> (gather, remat, why in words).
+
+    Whole weights for an epoch come first, since they leave nothing to communicate between
+    micro-batches; then as many kept activations as fit.
+    """
+    gathers = ("epoch", "layer") if gather == "auto" else (gather,)
+    remats = ("mlp", "up", "attention", "full") if remat == "auto" else (remat,)
+    if not math.isfinite(memory):
+        remat = "none" if remat == "auto" else remat
+        return gathers[0], remat, f"gather {gathers[0]}, remat {remat}: memory is not limited"
+    for gather, remat in ((g, r) for g in gathers for r in remats):
+        needed = update_bytes(work, gather, remat)
+        if needed <= _SHARE * memory:
+            break
+    verdict = "fits" if needed <= _SHARE * memory else "may not fit"
+    sizes = f"{needed / GIB:.1f} GiB {verdict} {_SHARE:.0%} of {memory / GIB:.1f} GiB"
+    return gather, remat, f"gather {gather}, remat {remat}: estimated {sizes}"

@@ -1,0 +1,270 @@
+"""E full-batch epochs as one compiled program.
+
+The outer scan runs over optimizer steps: one per epoch, or one per mini-batch and epoch where the
+baselines cut the batch.  Inside it a loop over micro-batches, whose bound is data, sums float32
+gradients.  Weights and denominators are part of the batch, so there is nothing to average and any
+cut of the same rows gives the same gradient.
+
+Gradients are computed in shard_map over the whole mesh, every device on rows of its own; the
+collectives are written out in gradient.py.  The optimizer works on the shards.
+
+In the first pass over a full batch policy and old policy are the same weights: its own forward
+pass supplies the old log-probs, and no separate pass is run.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+
+from dars_jax.learner import loss as loss_lib
+from dars_jax.learner.gradient import Passes
+from dars_jax.policy import decoder, sharding
+from dars_jax.policy.attention import packed_attention, splash_attention
+from dars_jax.types import TrainState, UpdateBatch
+
+# What keeps the chip computing while weights and gradients of layers travel.
+_TPU_OPTIONS = {
+    # A product whose result is scattered at once is split into steps between which pieces travel.
+    "xla_tpu_prefer_einsum_reduce_scatter": "true",
+    "xla_tpu_decompose_einsum_reduce_scatter": "true",
+    # The one gather of a layer that nothing can hide runs an iteration ahead.
+    "xla_tpu_enable_ici_ag_pipelining": "true",
+    "xla_tpu_max_ag_pipelining_per_loop": "1",
+}
+# v6e gathers beside the computation only on its sparse cores.
+_V6E_OPTIONS = {
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "false",
+    "xla_tpu_enable_sparse_core_collective_offload_all_gather": "true",
+    "xla_tpu_enable_sparse_core_collective_offload_reduce_scatter": "true",
+}
+
+ATTENTION = {"xla": packed_attention, "splash": splash_attention}
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateConfig:
+    """Static settings of an update.  Sizes are counts."""
+
+    loss: loss_lib.LossConfig
+    num_epochs: int
+    num_minibatches: int
+    loss_scale: float
+    chunk: int  # tokens of each row whose logits exist at a time
+    dtype: jnp.dtype
+    remat: str
+    gather: str = "epoch"  # when weights become whole, see gradient.py
+    attention: str = "xla"  # a key of ATTENTION
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with global-norm clipping; the learning rate is constant after the warm-up."""
+
+    learning_rate: float
+    warmup_steps: int
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    clip_norm: float
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """The optimizer; with warm-up the first step already has rate learning_rate / steps."""
+    rate = config.learning_rate
+    schedule = rate
+    if config.warmup_steps:
+        schedule = optax.linear_schedule(
+            rate / config.warmup_steps, rate, max(config.warmup_steps - 1, 1)
+        )
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(schedule, config.beta1, config.beta2, config.eps,
+                    weight_decay=config.weight_decay),
+    )  # fmt: skip
+
+
+def state_shardings(
+    config: decoder.ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Where every leaf of the TrainState lives; moments lie where their parameter lies."""
+    params = sharding.param_shardings(config, mesh)
+    everywhere = sharding.replicated(mesh)
+    shapes = jax.eval_shape(optimizer.init, decoder.abstract_params(config))
+    opt_state = optax.tree.map_params(
+        optimizer, lambda _, s: s, shapes, params, transform_non_params=lambda _: everywhere
+    )
+    return TrainState(step=everywhere, params=params, opt_state=opt_state)
+
+
+def init_state(
+    params: Any, optimizer: optax.GradientTransformation, shardings: TrainState
+) -> TrainState:
+    """A fresh state around sharded parameters."""
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
+    step = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
+    return TrainState(step=step, params=params, opt_state=opt_state)
+
+
+def make_update(
+    config: UpdateConfig,
+    model_config: decoder.ModelConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """Compiles `update(state, batch, reference) -> (state, metrics)`; the state is donated.
+
+    `reference` are the parameters of the KL term, or None where kl_coef is 0.  Every metric is
+    float32[E*J], one entry per optimizer step: loss, entropy, clip_fraction, grad_norm, kl,
+    logprob_gap (mean), logprob_gap_max (nats, sampler against trainer), finite and applied (0 or
+    1; a mini-batch without signal is finite and not applied).
+    """
+    shardings = state_shardings(model_config, optimizer, mesh)
+    passes = Passes(
+        model=model_config, attention=ATTENTION[config.attention], loss=config.loss,
+        specs=jax.tree.map(lambda s: s.spec, shardings.params), gather=config.gather,
+        chunk=config.chunk, dtype=config.dtype, remat=config.remat,
+    )  # fmt: skip
+    run = functools.partial(_update, config, optimizer, mesh, passes)
+    return jax.jit(
+        run,
+        in_shardings=(
+            shardings,
+            sharding.batch_shardings(mesh),
+            shardings.params if config.loss.kl_coef else None,
+        ),
+        out_shardings=(shardings, sharding.replicated(mesh)),
+        donate_argnums=(0,),
+        compiler_options=compiler_options(mesh.devices.flat[0]),
+    )
+
+
+def compiler_options(device: jax.Device) -> dict[str, str] | None:
+    """The compiler's settings for the update on a kind of device; None leaves them alone."""
+    if device.platform != "tpu":
+        return None
+    return _TPU_OPTIONS | (_V6E_OPTIONS if device.device_kind.startswith("TPU v6") else {})
+
+
+def _micro(batch: UpdateBatch, m: jax.Array) -> dict[str, jax.Array]:
+    """Micro-batch m: every per-token array of the batch at [:, m]."""
+    names = [f.name for f in dataclasses.fields(batch) if f.name not in ("bounds", "token_count")]
+    return {
+        name: jax.lax.dynamic_index_in_dim(getattr(batch, name), m, 1, keepdims=False)
+        for name in names
+    }
+
+
+def _logprobs(passes: Passes, params: decoder.Params, batch: UpdateBatch) -> jax.Array:
+    """Log-probs of all targets -> float32[b,M,T]; micro-batches beyond the live ones stay 0."""
+    weights = passes.collect(params)
+
+    def body(m: jax.Array, out: jax.Array) -> jax.Array:
+        return lax.dynamic_update_index_in_dim(out, passes.logprob(weights, _micro(batch, m)), m, 1)
+
+    return lax.fori_loop(0, batch.bounds[-1], body, jnp.zeros_like(batch.weight))
+
+
+def _gradient(
+    config: UpdateConfig,
+    passes: Passes,
+    params: decoder.Params,
+    batch: UpdateBatch,
+    old: jax.Array,
+    reference: jax.Array | None,
+    epoch: jax.Array,
+    j: jax.Array,
+) -> tuple[decoder.Params, loss_lib.Sums, jax.Array]:
+    """Gradient of mini-batch j -> (shards of the gradient, Sums of all devices, old log-probs)."""
+    weights = passes.collect(params)
+    own_old = config.num_minibatches == 1
+    first = jnp.logical_and(own_old, epoch == 0)
+    tokens = jnp.maximum(batch.token_count[j], 1)
+
+    def micro(m: jax.Array, carry: Any) -> Any:
+        total, sums, old = carry
+        arrays = _micro(batch, m) | {
+            "old_logprob": lax.dynamic_index_in_dim(old, m, 1, keepdims=False),
+            "first": first,
+            "entropy_weight": config.loss.entropy_coef / tokens,
+        }
+        if reference is not None:
+            arrays["reference_logprob"] = lax.dynamic_index_in_dim(reference, m, 1, keepdims=False)
+        total, new, logprob = passes.add_gradient(weights, total, arrays)
+        if own_old:
+            kept = jnp.where(first, logprob, arrays["old_logprob"])
+            old = lax.dynamic_update_index_in_dim(old, kept, m, 1)
+        return total, sums + new, old
+
+    start = (passes.zeros(weights), loss_lib.Sums.zeros(), old)
+    total, sums, old = lax.fori_loop(batch.bounds[j], batch.bounds[j + 1], micro, start)
+    grads = jax.tree.map(lambda g: g * config.loss_scale, passes.distribute(total))
+    return grads, sums.over_devices(sharding.MESH_AXES), old
+
+
+def _update(
+    config: UpdateConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    passes: Passes,
+    state: TrainState,
+    batch: UpdateBatch,
+    reference: decoder.Params | None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    rows, whole = PartitionSpec(sharding.MESH_AXES), PartitionSpec()
+    batch_specs = jax.tree.map(lambda s: s.spec, sharding.batch_shardings(mesh))
+    on_mesh = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+    logprobs = on_mesh(
+        functools.partial(_logprobs, passes), in_specs=(passes.specs, batch_specs), out_specs=rows
+    )
+    gradient = on_mesh(
+        functools.partial(_gradient, config, passes),
+        in_specs=(passes.specs, batch_specs, rows, rows, whole, whole),
+        out_specs=(passes.specs, whole, rows),
+    )
+    reference_logprob = logprobs(reference, batch) if config.loss.kl_coef else None
+    # Only the first of several mini-batches is on policy when its turn comes.
+    own_old = config.num_minibatches == 1
+    old = jnp.zeros_like(batch.weight) if own_old else logprobs(state.params, batch)
+
+    def optimizer_step(carry: Any, xs: tuple[jax.Array, jax.Array]) -> Any:
+        params, opt_state, old = carry
+        epoch, j = xs
+        grads, sums, old = gradient(params, batch, old, reference_logprob, epoch, j)
+        norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
+        apply = finite & (batch.token_count[j] > 0)
+        updates, new_opt_state = optimizer.update(grads, opt_state, params)
+        new_params = optax.apply_updates(params, updates)
+        keep = functools.partial(jax.tree.map, lambda new, now: jnp.where(apply, new, now))
+        params, opt_state = keep(new_params, params), keep(new_opt_state, opt_state)
+        tokens = jnp.maximum(batch.token_count[j], 1)
+        metrics = {
+            "loss": sums.loss,
+            "entropy": sums.entropy / tokens,
+            "clip_fraction": sums.clipped / tokens,
+            "kl": sums.kl / tokens,
+            "logprob_gap": sums.gap / tokens,
+            "logprob_gap_max": sums.gap_max,
+            "grad_norm": norm,
+            "finite": finite.astype(jnp.float32),
+            "applied": apply.astype(jnp.float32),
+        }
+        return (params, opt_state, old), metrics
+
+    epochs, minibatches = jnp.meshgrid(
+        jnp.arange(config.num_epochs), jnp.arange(config.num_minibatches), indexing="ij"
+    )
+    (params, opt_state, _), metrics = jax.lax.scan(
+        optimizer_step,
+        (state.params, state.opt_state, old),
+        (epochs.ravel(), minibatches.ravel()),
+    )
+    return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics

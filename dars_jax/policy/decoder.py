@@ -1,0 +1,340 @@
+"""The policy: a decoder of the Qwen2.5 / Llama family.  The one module that imports flax.
+
+Letters: B rows, T tokens, D model width, H query heads, K key/value heads, d head size,
+F feed-forward width, V vocabulary, N layers.
+
+One `Block` serves training, prefill and decoding; what differs is the `attention` it is given.
+Parameters are a plain dict with the layers stacked on a leading axis, so that one scan compiles
+one layer.  Softmax, norms, rotary angles and logits are float32 whatever the compute dtype.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+# attention(q [B,T,H,d], k [B,T,K,d], v [B,T,K,d], state) -> (out [B,T,H,d], what to keep)
+Attention = Callable[..., tuple[jax.Array, Any]]
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.x's stretch of the slow rotary frequencies ("llama3" in rope_scaling)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of a decoder.  All counts; `d_` names are widths in features."""
+
+    vocab_size: int
+    num_layers: int
+    d_model: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    d_ff: int
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    norm_eps: float = 1e-6
+    qkv_bias: bool = False
+    tied_head: bool = False
+    family: str = "llama"  # "llama" or "qwen2": only the names in a checkpoint's config differ
+
+    def num_params(self) -> int:
+        """Parameters, embedding and head included."""
+        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(abstract_params(self)))
+
+
+# Sizes as published in each model's config.json; weights always come from a directory.
+ARCHITECTURES = {
+    "countdown": ModelConfig(112, 2, 64, 4, 4, 16, 176, family="qwen2", qkv_bias=True),
+    "qwen2.5-math-1.5b": ModelConfig(
+        151_936, 28, 1536, 12, 2, 128, 8960, family="qwen2", qkv_bias=True, tied_head=True
+    ),
+    "qwen2.5-math-7b": ModelConfig(
+        152_064, 28, 3584, 28, 4, 128, 18_944, family="qwen2", qkv_bias=True
+    ),
+    "llama-3.1-8b": ModelConfig(
+        128_256,
+        32,
+        4096,
+        32,
+        8,
+        128,
+        14_336,
+        rope_theta=500_000.0,
+        rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192),
+        norm_eps=1e-5,
+    ),
+}
+
+_ATTENTION = ("q", "k", "v", "attended", "mixed")
+
+
+def _keep(*names: str) -> Callable[..., bool]:
+    return jax.checkpoint_policies.save_only_these_names(*names)
+
+
+# Which activations the backward pass finds saved; everything else is computed again.  Behind each
+# the arithmetic of weight products, in parts of what "none" needs, for a 7B policy.
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,  # 1.218
+    "qkv": _keep("q", "k", "v"),  # 1.196
+    "attention": _keep(*_ATTENTION),  # 1.179
+    "up": _keep(*_ATTENTION, "up"),  # 1.090
+    "mlp": _keep(*_ATTENTION, "up", "gate"),  # 1.000
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # 1.000
+}
+
+
+def rope_frequencies(config: ModelConfig) -> np.ndarray:
+    """Rotary frequency of each pair of features -> float32[d // 2], radians per position."""
+    exponent = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
+    frequency = config.rope_theta**-exponent
+    if (scaling := config.rope_scaling) is not None:
+        turns = scaling.original_max_position * frequency / (2 * np.pi)
+        smooth = (turns - scaling.low_freq_factor) / (
+            scaling.high_freq_factor - scaling.low_freq_factor
+        )
+        smooth = np.clip(smooth, 0.0, 1.0)
+        frequency = (1 - smooth) * frequency / scaling.factor + smooth * frequency
+    return frequency.astype(np.float32)
+
+
+def rotate(x: jax.Array, position: jax.Array, frequency: np.ndarray) -> jax.Array:
+    """Rotary embedding, feature i paired with i + d/2 (the layout of Hugging Face checkpoints).
+
+    x [B,T,heads,d], position int32[B,T] -> [B,T,heads,d] in x's dtype.
+    """
+    angle = position[..., None].astype(jnp.float32) * frequency  # [B,T,d/2]
+    cos, sin = jnp.cos(angle)[..., None, :], jnp.sin(angle)[..., None, :]
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+def _silu_times(gate: jax.Array, up: jax.Array) -> jax.Array:
+    return nn.silu(gate) * up
+
+
+@jax.custom_vjp
+def gated(gate: jax.Array, up: jax.Array) -> jax.Array:
+    """silu(gate) * up, written to memory once, and its gradient too.
+
+    Fused into the matrix products that use them, TPUs compute them again for every tile of a
+    product: 12.2 million cycles for one that takes 4.4 (7B on v5e).
+    """
+    return jax.lax.optimization_barrier(_silu_times(gate, up))
+
+
+def _gated_backward(gate_and_up: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> Any:
+    _, pull = jax.vjp(_silu_times, *gate_and_up)
+    return jax.lax.optimization_barrier(pull(cotangent))
+
+
+gated.defvjp(lambda gate, up: (gated(gate, up), (gate, up)), _gated_backward)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * scale, in float32."""
+
+    eps: float
+    axis: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.with_logical_partitioning(nn.initializers.ones_init(), (self.axis,))
+        scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        return (y * scale).astype(x.dtype)
+
+
+class Block(nn.Module):
+    """One layer: attention and a gated feed-forward, each behind a norm and added to the stream."""
+
+    config: ModelConfig
+    attention: Attention
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, position: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+        c = self.config
+        frequency = rope_frequencies(c)
+        y = RMSNorm(c.norm_eps, "norm", name="attention_norm")(x)
+        heads, kv = (c.num_heads, c.head_dim), (c.num_kv_heads, c.head_dim)
+        q = self._project("q", y, heads, ("embed", "heads", "head_dim"), c.qkv_bias)
+        k = self._project("k", y, kv, ("embed", "kv_heads", "head_dim"), c.qkv_bias)
+        v = self._project("v", y, kv, ("embed", "kv_heads", "head_dim"), c.qkv_bias)
+        q = checkpoint_name(rotate(q, position, frequency), "q")
+        k = checkpoint_name(rotate(k, position, frequency), "k")
+        v = checkpoint_name(v, "v")
+        out, kept = self.attention(q, k, v, state)
+        mixed = self._project("o", out, c.d_model, ("heads", "head_dim", "embed"), axis=(-2, -1))
+        x = x + checkpoint_name(mixed, "mixed")
+        y = RMSNorm(c.norm_eps, "norm", name="mlp_norm")(x)
+        gate = checkpoint_name(self._project("gate", y, c.d_ff, ("embed", "mlp")), "gate")
+        up = checkpoint_name(self._project("up", y, c.d_ff, ("embed", "mlp")), "up")
+        x = x + self._project("down", gated(gate, up), c.d_model, ("mlp", "embed"))
+        return x, kept
+
+    def _project(
+        self,
+        name: str,
+        x: jax.Array,
+        features: int | tuple[int, int],
+        axes: tuple[str, ...],
+        use_bias: bool = False,
+        axis: int | tuple[int, int] = -1,
+    ) -> jax.Array:
+        width = len(features) if isinstance(features, tuple) else 1
+        return nn.DenseGeneral(
+            features,
+            axis=axis,
+            use_bias=use_bias,
+            dtype=self.dtype,
+            param_dtype=jnp.float32,
+            kernel_init=nn.with_logical_partitioning(nn.initializers.normal(0.02), axes),
+            bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), axes[-width:]),
+            name=name,
+        )(x)
+
+
+class Decoder(nn.Module):
+    """Embedding, N scanned blocks, final norm.  Returns the hidden states, never logits:
+
+    [B, T, 152k] would be the largest array of the program; learner/loss.py does without.
+    """
+
+    config: ModelConfig
+    attention: Attention
+    dtype: jnp.dtype = jnp.float32
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, position: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+        c = self.config
+        normal = nn.initializers.normal(0.02)
+        table = nn.with_logical_partitioning(normal, ("vocab", "embed"))
+        embedding = self.param("embedding", table, (c.vocab_size, c.d_model), jnp.float32)
+        if not c.tied_head:
+            head = nn.with_logical_partitioning(normal, ("vocab", "embed"))
+            self.param("head", head, (c.vocab_size, c.d_model), jnp.float32)
+        x = jnp.take(embedding, tokens, axis=0).astype(self.dtype)
+        block = Block
+        if self.remat != "none":
+            block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, nn.broadcast),
+            length=c.num_layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        x, kept = layers(c, self.attention, self.dtype, name="layers")(x, position, state)
+        return RMSNorm(c.norm_eps, "norm", name="final_norm")(x), kept
+
+
+def _initialise(config: ModelConfig, key: jax.Array) -> Params:
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    model = Decoder(config, lambda q, k, v, state: (q, None))
+    return model.init(key, tokens, tokens, None)["params"]
+
+
+def init_params(config: ModelConfig, key: jax.Array) -> Params:
+    """Random float32 parameters.  Jit it with `out_shardings` to create them in place."""
+    return nn.unbox(_initialise(config, key))
+
+
+@functools.cache
+def _boxed_shapes(config: ModelConfig) -> Any:
+    return jax.eval_shape(functools.partial(_initialise, config), jax.random.key(0))
+
+
+def abstract_params(config: ModelConfig) -> Params:
+    """Shapes and dtypes of the parameters."""
+    return nn.unbox(_boxed_shapes(config))
+
+
+def logical_axes(config: ModelConfig) -> Params:
+    """Axis names of every parameter, as PartitionSpecs of logical names."""
+    return nn.get_partition_spec(_boxed_shapes(config))
+
+
+def forward(
+    params: Params,
+    config: ModelConfig,
+    tokens: jax.Array,
+    position: jax.Array,
+    *,
+    attention: Attention,
+    state: Any,
+    dtype: jnp.dtype = jnp.float32,
+    remat: str = "none",
+) -> tuple[jax.Array, Any]:
+    """Hidden states after the final norm, for whole rows of tokens.
+
+    Args:
+      tokens, position: int32[B,T]; position is the index within the token's own sequence.
+      attention, state: how tokens see each other, and what that needs (same for all layers).
+
+    Returns:
+      (hidden [B,T,D] in `dtype`, what each layer's attention kept, stacked on axis 0)
+    """
+    model = Decoder(config, attention, dtype, remat)
+    return model.apply({"params": params}, tokens, position, state)
+
+
+def head_matrix(params: Params) -> jax.Array:
+    """float[V,D]; the embedding table where the head is tied to it."""
+    return params["head"] if "head" in params else params["embedding"]
+
+
+def unstack_layers(params: Params, *, dtype: jnp.dtype) -> Params:
+    """Trainer layout -> decode layout: one dict per layer, cast to `dtype`.
+
+    A decode step reads every weight once.  Slicing a layer out of a stacked array inside the
+    decode loop would copy it first.
+    """
+    cast = jax.tree.map(lambda x: x.astype(dtype), params)
+    num_layers = cast["layers"]["attention_norm"]["scale"].shape[0]
+    layers = tuple(jax.tree.map(lambda x, i=i: x[i], cast["layers"]) for i in range(num_layers))
+    return {**cast, "layers": layers}
+
+
+def forward_token(
+    params: Params,
+    config: ModelConfig,
+    token: jax.Array,
+    position: jax.Array,
+    *,
+    attention: Attention,
+    states: tuple[Any, ...],
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    """One token of each sequence through the decode layout, with one state per layer.
+
+    token, position int32[B] -> (hidden [B,D] in the parameters' dtype, new states)
+    """
+    dtype = params["embedding"].dtype
+    x = jnp.take(params["embedding"], token, axis=0)[:, None]  # [B,1,D]
+    kept = []
+    for layer, state in zip(params["layers"], states, strict=True):
+        block = Block(config, attention, dtype)
+        x, new = block.apply({"params": layer}, x, position[:, None], state)
+        kept.append(new)
+    norm = RMSNorm(config.norm_eps, "norm")
+    return norm.apply({"params": params["final_norm"]}, x)[:, 0], tuple(kept)

@@ -1,0 +1,170 @@
+"""Numbers of a step, and where they go: JSON lines, TensorBoard, the terminal.
+
+Everything that depends on the clock has a name that starts with "seconds" or ends with "_per_s";
+all else is the same in every run of a configuration.  (With graders in processes of their own
+`decode_steps` and `slot_occupancy` depend on when grades arrive; rollouts never do.)
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dars_jax import distributed
+from dars_jax.records.progress import duration
+from dars_jax.rewards import Verdict
+from dars_jax.rollout.stages import RolloutStats
+from dars_jax.types import Rollouts
+
+ACCURACY_BINS = 5  # of equal width; a prompt at exactly 0 or 1 carries no advantage
+
+
+def rollout_metrics(rollouts: Rollouts, kept: np.ndarray, advantage: np.ndarray) -> dict[str, Any]:
+    """What the rollouts of a step say, before any update.
+
+    Args:
+      kept: bool[P], prompts whose group enters the update.
+      advantage: float32[N] of each rollout.
+    """
+    num_prompts = len(kept)
+    sampled = np.bincount(rollouts.prompt, minlength=num_prompts)
+    right = np.bincount(rollouts.prompt, rollouts.reward > 0.5, minlength=num_prompts)
+    first = rollouts.stage == 0
+    n_pre = np.bincount(rollouts.prompt[first], minlength=num_prompts)
+    k = np.bincount(rollouts.prompt[first], rollouts.reward[first] > 0.5, minlength=num_prompts)
+    accuracy = right / sampled
+    bins = np.minimum((accuracy * ACCURACY_BINS).astype(int), ACCURACY_BINS - 1)
+    pull = np.bincount(rollouts.prompt, np.abs(advantage), minlength=num_prompts)
+    share = np.bincount(bins, pull, minlength=ACCURACY_BINS) / max(pull.sum(), 1e-9)
+    top_ups, count = np.unique(sampled - n_pre, return_counts=True)
+    verdicts = np.bincount(rollouts.verdict, minlength=len(Verdict))
+    return {
+        "num_prompts": num_prompts,
+        "num_rollouts": len(rollouts),
+        "reward_mean": float(rollouts.reward.mean()),
+        "pass_at_1": float((k / n_pre).mean()),  # of the pre-rollouts: top-ups favour the hard
+        "solved_none": float((k == 0).mean()),
+        "solved_some": float(((k > 0) & (k < n_pre)).mean()),
+        "solved_all": float((k == n_pre).mean()),
+        "rescued_prompts": int(np.sum((k == 0) & (right > 0))),
+        "groups_kept": int(kept.sum()),
+        "rollouts_per_prompt": len(rollouts) / num_prompts,
+        "top_up_histogram": {str(t): int(c) for t, c in zip(top_ups, count, strict=True)},
+        "advantage_share": [float(s) for s in share],  # of sum |A|, per accuracy bin
+        "response_length": float(rollouts.length.mean()),
+        "truncated_share": float(rollouts.truncated.mean()),
+        "tokens": int(rollouts.length.sum()),
+        "verdicts": {v.name.lower(): int(verdicts[v]) for v in Verdict},
+    }
+
+
+def cost_metrics(stats: RolloutStats) -> dict[str, Any]:
+    """What the rollouts of a step cost."""
+    return {
+        "slot_occupancy": stats.busy_slots / max(stats.slot_steps, 1),
+        "decode_steps": stats.decode_steps,
+        "seconds_prefill": stats.prefill_seconds,
+        "seconds_decode": stats.decode_seconds,
+        "seconds_grade": stats.grade_seconds,
+        "seconds_allocate": stats.allocate_seconds,
+    }
+
+
+class MetricsLog:
+    """WORKDIR/metrics.jsonl, one object per step, and TensorBoard events beside it.
+
+    The first of several processes writes them.
+    """
+
+    def __init__(self, workdir: Path, last_step: int):
+        """Drops lines of steps after `last_step`: the run continues from there."""
+        self._writes = distributed.is_first()
+        if not self._writes:
+            return
+        from clu import metric_writers
+
+        self._path = workdir / "metrics.jsonl"
+        if self._path.exists():
+            lines = self._path.read_text().splitlines(keepends=True)
+            kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= last_step]
+            partial = self._path.with_suffix(".partial")
+            partial.write_text("".join(kept))
+            partial.replace(self._path)
+        self._file = self._path.open("a")
+        self._board = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """One line, on disk before this returns; scalars go to TensorBoard too."""
+        if not self._writes:
+            return
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v
+                  for k, v in values.items()}  # fmt: skip
+        self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.scalars(step, {k: v for k, v in values.items() if isinstance(v, int | float)})
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """TensorBoard only."""
+        if self._writes:
+            self._board.write_scalars(step, values)
+
+    def close(self) -> None:
+        """Flushes both."""
+        if self._writes:
+            self._file.close()
+            self._board.close()
+
+
+class Console:
+    """One live line on a terminal; a line every few seconds elsewhere.
+
+    The first of several processes speaks.
+    """
+
+    def __init__(self, total_steps: int):
+        self._total = total_steps
+        self._speaks = distributed.is_first()
+        self._live = sys.stderr.isatty()
+        self._start = self._shown = time.monotonic()
+        self._done = 0
+        self._width = 0
+
+    def log(self, message: str) -> None:
+        """A line that stays."""
+        if not self._speaks:
+            return
+        if self._live and self._width:
+            sys.stderr.write("\r" + " " * self._width + "\r")
+            self._width = 0
+        print(message, file=sys.stderr, flush=True)
+
+    def phase(self, step: int, what: str) -> None:
+        """What is going on now."""
+        now = time.monotonic()
+        if not self._speaks or now - self._shown < (0.1 if self._live else 5):
+            return
+        self._shown = now
+        message = f"step {step + 1}/{self._total}  {what}{self._left()}"
+        if self._live:
+            sys.stderr.write("\r" + message.ljust(self._width))
+            sys.stderr.flush()
+            self._width = len(message)
+        else:
+            print(message, file=sys.stderr, flush=True)
+
+    def step_done(self, step: int, message: str) -> None:
+        """Closes a step with a line that stays."""
+        self._done += 1
+        self.log(f"step {step + 1}/{self._total}  {message}{self._left(step + 1)}")
+
+    def _left(self, finished: int | None = None) -> str:
+        if not self._done or finished is None:
+            return ""
+        seconds = (time.monotonic() - self._start) / self._done * (self._total - finished)
+        return f"  about {duration(seconds)} left" if seconds > 0 else ""

@@ -1,0 +1,150 @@
+r"""Compares sets of real numbers: intervals, unions, \mathbb{R}\setminus\{1\}, `-2 < x \le 3`.
+
+Two such sets are equal exactly when they agree at every end point of either, between neighbouring
+end points, and beyond the outermost: so membership of finitely many probes decides.
+"""
+
+from itertools import pairwise
+
+import mpmath
+
+from dars_jax.rewards.equality import same_value
+from dars_jax.rewards.equality.evaluator import as_float
+from dars_jax.rewards.equality.expression import Node, Unreadable
+from dars_jax.rewards.equality.forms import Form, Items, RealSet, Relation, Value
+
+_INFINITE = {r"\infty": 1, ("neg", r"\infty"): -1}
+
+
+def same_set(first: Form, second: Form) -> bool:
+    """Raises Unreadable when one is no set of reals, Undefined when an end is no constant."""
+    sets = _as_set(first), _as_set(second)
+    unknowns = _unknowns(first), _unknowns(second)
+    if max(map(len, unknowns)) > 1:
+        raise Unreadable("several unknowns")
+    if all(unknowns) and unknowns[0] != unknowns[1]:
+        return False
+    with mpmath.workdps(60):
+        ends = _distinct(sorted(set().union(*map(_ends, sets))))
+        probes = [*ends, *((a + b) / 2 for a, b in pairwise(ends))]
+        probes += [ends[0] - 1, ends[-1] + 1] if ends else [mpmath.mpf(0)]
+        return all(_contains(sets[0], x) == _contains(sets[1], x) for x in probes)
+
+
+def _as_set(form: Form) -> RealSet:
+    if isinstance(form, RealSet):
+        if form.operator == "interval":
+            return _nonempty(form)
+        if form.operator in ("finite", "reals", "empty"):
+            return form
+        return RealSet(form.operator, tuple(map(_as_set, form.parts)))
+    if isinstance(form, Relation):
+        return _solutions(form)
+    if isinstance(form, Items) and any(isinstance(item, Relation) for item in form.items):
+        operator = "intersection" if form.joiner == "and" else "union"
+        return RealSet(operator, tuple(map(_as_set, form.items)))
+    if isinstance(form, Items) and form.kind == "tuple" and len(form.items) == 2:
+        return _nonempty(RealSet("interval", form.items))
+    if isinstance(form, Items) and form.kind in ("set", "list"):
+        if any(isinstance(item, RealSet) for item in form.items):  # [0,1] or [2,3]
+            return RealSet("union", tuple(map(_as_set, form.items)))
+        return RealSet("finite", form.items)
+    raise Unreadable("not a set of real numbers")
+
+
+def _nonempty(interval: RealSet) -> RealSet:
+    """(2, -1) is a point: as intervals all such would be the same empty set."""
+    low, high = map(_number, interval.parts)
+    if _sign(low, high) > 0 or (_sign(low, high) == 0 and interval.closed != (True, True)):
+        raise Unreadable("ends out of order")
+    return interval
+
+
+def _solutions(relation: Relation) -> RealSet:
+    """`-2 < x <= 3` as an interval; every link must have the one unknown alone on a side."""
+    parts = []
+    sides = zip(relation.signs, pairwise(relation.sides), strict=True)
+    for sign, (left, right) in sides:
+        if not (isinstance(left, Value) and isinstance(right, Value)):
+            raise Unreadable("an inequality of what are no values")
+        if not _is_unknown(left.node):
+            left, right = right, left
+            sign = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}.get(sign, sign)
+        if not _is_unknown(left.node):
+            raise Unreadable("an inequality that is not solved")
+        parts.append(_half_line(sign, right))
+    return RealSet("intersection", tuple(parts))
+
+
+def _unknowns(form: Form) -> set[str]:
+    """The names whose values a set of solutions holds."""
+    if isinstance(form, Relation):
+        return {s.node for s in form.sides if isinstance(s, Value) and _is_unknown(s.node)}
+    if isinstance(form, Items):
+        return set().union(*map(_unknowns, form.items))
+    return set()
+
+
+def _half_line(sign: str, end: Value) -> RealSet:
+    infinity, minus_infinity = Value(r"\infty"), Value(("neg", r"\infty"))
+    if sign in ("<", r"\le"):
+        return RealSet("interval", (minus_infinity, end), (False, sign == r"\le"))
+    if sign in (">", r"\ge"):
+        return RealSet("interval", (end, infinity), (sign == r"\ge", False))
+    if sign == r"\ne":
+        return RealSet("minus", (RealSet("reals", ()), RealSet("finite", (end,))))
+    if sign == "=":
+        return RealSet("finite", (end,))
+    raise Unreadable(f"relation {sign}")
+
+
+def _is_unknown(node: Node) -> bool:
+    return isinstance(node, str) and same_value.variables(node) == {node}
+
+
+def _ends(part: RealSet) -> set[mpmath.mpf]:
+    if part.operator in ("interval", "finite"):
+        return {end for end in map(_number, part.parts) if mpmath.isfinite(end)}
+    return set().union(*map(_ends, part.parts))
+
+
+def _number(form: Form) -> mpmath.mpf:
+    if not isinstance(form, Value):
+        raise Unreadable("an end that is no value")
+    if form.node in _INFINITE:
+        return mpmath.inf * _INFINITE[form.node]
+    value = as_float(same_value.constant(form.node))
+    if isinstance(value, mpmath.mpc):
+        raise Unreadable("a complex end")
+    return value
+
+
+def _sign(a: mpmath.mpf, b: mpmath.mpf) -> int:
+    """Order of two numbers known to 60 digits: sqrt 8 and 2 sqrt 2 are one end point."""
+    if a == b:
+        return 0
+    if (
+        mpmath.isfinite(a)
+        and mpmath.isfinite(b)
+        and abs(a - b) <= max(abs(a), abs(b)) * mpmath.mpf(10) ** -45
+    ):
+        return 0
+    return 1 if a > b else -1
+
+
+def _distinct(ends: list[mpmath.mpf]) -> list[mpmath.mpf]:
+    return [end for i, end in enumerate(ends) if i == 0 or _sign(ends[i - 1], end)]
+
+
+def _contains(part: RealSet, x: mpmath.mpf) -> bool:
+    if part.operator == "interval":
+        low, high = (_sign(x, _number(end)) for end in part.parts)
+        return low >= (not part.closed[0]) and high <= -(not part.closed[1])
+    if part.operator == "finite":
+        return any(_sign(x, _number(end)) == 0 for end in part.parts)
+    if part.operator in ("reals", "empty"):
+        return part.operator == "reals"
+    inside = [_contains(inner, x) for inner in part.parts]
+    if part.operator == "union":
+        return any(inside)
+    return all(inside) if part.operator == "intersection" else inside[0] and not any(inside[1:])

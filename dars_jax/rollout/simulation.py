@@ -1,0 +1,127 @@
+"""How many decode steps does a DARS step take?  The real Scheduler over an engine that only counts.
+
+    python -m dars_jax.bench simulate
+
+Answer lengths are lognormal, prompts have a true accuracy each; both are drawn per prompt, so that
+every policy of scheduling meets the same work.  The ideal is tokens / slots.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from dars_jax.engine.session import Request, SamplingConfig
+from dars_jax.rollout.scheduler import RolloutConfig, Scheduler
+from dars_jax.types import Prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a step cost.  Steps count every replica's longest, as they wait for each other."""
+
+    rollouts: int
+    tokens: int
+    prefills: int  # calls, each of up to prefill_batch prompts on every replica
+    decode_steps: int
+    ideal_steps: float
+    occupancy: float  # of the slots there were, those given up in the tail not counted
+    ratio: float  # decode_steps / ideal_steps
+
+
+class _Replica:
+    """Slots and queue of one engine replica; `remaining` counts tokens still to be decoded."""
+
+    def __init__(self, slots: int):
+        self.remaining = np.zeros(slots, np.int64)
+        self.owner = np.full(slots, -1, np.int64)
+        self.queue: list[tuple[int, int]] = []  # (request row, tokens), the next one first
+
+    def run(self, max_steps: int) -> tuple[int, int, list[int]]:
+        """(steps, busy slots summed over them, rows finished) of one dispatch."""
+        steps = busy = 0
+        finished: list[int] = []
+        while steps < max_steps:
+            free = np.flatnonzero(self.remaining == 0)[: len(self.queue)]
+            if len(free):
+                taken, self.queue = self.queue[: len(free)], self.queue[len(free) :]
+                self.owner[free], self.remaining[free] = np.transpose(taken)
+            active = self.remaining > 0
+            count = int(active.sum())
+            if not count:
+                break
+            # nothing changes until the shortest is done
+            leap = min(int(self.remaining[active].min()), max_steps - steps)
+            self.remaining[active] -= leap
+            steps, busy = steps + leap, busy + leap * count
+            finished += self.owner[active & (self.remaining == 0)].tolist()
+        return steps, busy, finished
+
+
+def simulate(
+    *,
+    num_prompts: int,
+    slots: int,
+    replicas: int,
+    config: RolloutConfig,
+    prefixes: int,
+    prefill_batch: int = 4,
+    mean_tokens: float = 900.0,
+    seed: int = 0,
+) -> Outcome:
+    """One step's rollouts.
+
+    Args:
+      slots: of every replica.
+      config: its steps_per_dispatch is also how long grades take to come back, twice at most.
+      mean_tokens: of an answer, before the cap of config.sampling.max_tokens.
+    """
+    rng = np.random.default_rng(seed)
+    accuracy = rng.beta(0.5, 0.7, num_prompts)
+    sigma = 0.7
+    shape = (num_prompts, config.n_max)
+    length = rng.lognormal(np.log(mean_tokens) - sigma**2 / 2, sigma, shape)
+    length = np.clip(length.astype(np.int64), 2, config.sampling.max_tokens)
+    correct = rng.random(shape) < accuracy[:, None]
+    one = np.ones(1, np.int32)
+    prompts = Prompts((one,) * num_prompts, np.arange(num_prompts), (("",),) * num_prompts)
+    requests = -(-num_prompts // replicas) * config.n_max
+    scheduler = Scheduler(prompts, config, replicas, prefixes, requests)
+    engines = [_Replica(slots) for _ in range(replicas)]
+    tokens = count = prefills = steps = busy = capacity = 0
+    fresh: list[tuple[int, int]] = []  # finished in the last dispatch: being graded in this one
+    while True:
+        new = np.bincount(scheduler.home[scheduler.admit()])
+        prefills += -(-int(new.max(initial=0)) // prefill_batch)
+        for request in scheduler.requests(seed, 0):
+            p, sample = scheduler.locate(request.replica, request.row)
+            _enqueue(engines, request, int(length[p, sample]))
+            tokens, count = tokens + int(length[p, sample]), count + 1
+        outcomes = [engine.run(config.steps_per_dispatch) for engine in engines]
+        longest = max(x[0] for x in outcomes)
+        steps, busy = steps + longest, busy + sum(x[1] for x in outcomes)
+        capacity += longest * slots * replicas
+        counts = np.zeros((num_prompts, 2), np.int32)
+        for p, sample in fresh:
+            counts[p] += (1, correct[p, sample])
+        scheduler.graded(counts)
+        fresh = [scheduler.locate(e, row) for e, x in enumerate(outcomes) for row in x[2]]
+        scheduler.allocate()
+        if scheduler.done and not fresh:
+            break
+    ideal = tokens / (slots * replicas)
+    return Outcome(count, tokens, prefills, steps, round(ideal, 1), round(busy / capacity, 3),
+                   round(steps / ideal, 3))  # fmt: skip
+
+
+def _enqueue(engines: list[_Replica], request: Request, tokens: int) -> None:
+    # the first token comes with the prefill
+    engines[request.replica].queue.append((request.row, tokens - 1))
+
+
+def dars_hw(max_tokens: int, steps_per_dispatch: int, barrier: bool) -> RolloutConfig:
+    """The paper's DARS-HW: 8 pre-rollouts, up to 64, two stages."""
+    return RolloutConfig(
+        n_pre=8, n_max=64, schedule="hw", num_stages=2, use_std=False,
+        sampling=SamplingConfig(max_tokens=max_tokens), steps_per_dispatch=steps_per_dispatch,
+        barrier=barrier,
+    )  # fmt: skip

@@ -1,0 +1,178 @@
+"""The rollouts of a step: sample, grade, allocate, sample more where it pays.
+
+scheduler.py decides, the engine samples, the grader judges; this is the loop around them.
+"""
+
+import collections
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dars_jax import distributed
+from dars_jax.engine.session import Session
+from dars_jax.rewards import Grade, Grader
+from dars_jax.rollout import exchange
+from dars_jax.rollout.scheduler import RolloutConfig, Scheduler
+from dars_jax.types import Prompts, Rollouts
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutStats:
+    """What the rollouts of a step cost.  Seconds are wall-clock of the host."""
+
+    decode_steps: int
+    busy_slots: int  # summed over decode steps
+    slot_steps: int  # slots there were, likewise
+    prefill_seconds: float
+    decode_seconds: float  # dispatching and waiting for the device
+    grade_seconds: float  # submitting and collecting; grading itself overlaps with decoding
+    allocate_seconds: float
+
+
+# progress(rollouts done, rollouts planned so far, tokens, largest stage begun)
+ProgressFn = Callable[[int, int, int, int], None]
+
+
+class _Clock:
+    """Adds up the seconds of named phases."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = collections.defaultdict(float)
+
+    def charge(self, phase: str, since: float) -> float:
+        now = time.perf_counter()
+        self.seconds[phase] += now - since
+        return now
+
+
+def collect(
+    prompts: Prompts,
+    session: Session,
+    grader: Grader,
+    decode_text: Callable[[np.ndarray], str],
+    eos_ids: tuple[int, ...],
+    config: RolloutConfig,
+    *,
+    seed: int,
+    step: int,
+    progress: ProgressFn = lambda *_: None,
+) -> tuple[Rollouts, RolloutStats]:
+    """Runs all stages for the prompts of one step.
+
+    While the device decodes, the host decodes text and grades what the last dispatch finished.
+    With several processes each does so for its own replicas; the counts are added up, so that all
+    decide alike, and in the end the rollouts are shared.
+
+    Args:
+      decode_text: completion tokens int32[n] -> text to grade.
+      step: part of every random key; evaluation uses negative numbers.
+    """
+    scheduler = Scheduler(
+        prompts, config, session.num_replicas, session.config.prefixes, session.config.requests
+    )
+    store = _Store(prompts, config, eos_ids)
+    clock = _Clock()
+    tokens = finished = 0
+    decode_steps = busy = capacity = 0
+    fresh: dict[tuple[int, int], Any] = {}  # completions the grader has not seen
+    while True:
+        t = time.perf_counter()
+        admitted = scheduler.admit()
+        if admitted:
+            session.prefill([scheduler.prefix(p) for p in admitted])
+        session.enqueue(scheduler.requests(seed, step), config.sampling)
+        t = clock.charge("prefill", t)
+        session.start(config.steps_per_dispatch)
+        t = clock.charge("decode", t)
+        requests = [scheduler.locate(*where) for where in fresh]
+        store.add(requests, scheduler.stage, list(fresh.values()))
+        for (p, sample), (ids, _) in zip(requests, fresh.values(), strict=True):
+            grader.submit(p * config.n_max + sample, decode_text(ids), prompts.answer[p])
+        fresh = {}
+        graded = grader.collect(wait=False)
+        t = clock.charge("grade", t)
+        outcome = session.finish()
+        decode_steps += outcome.steps
+        busy += outcome.busy
+        capacity += outcome.capacity
+        fresh = session.drain(outcome.finished, outcome.most)
+        t = clock.charge("decode", t)
+        if outcome.idle and not outcome.completed:
+            graded += grader.collect(wait=True)
+        store.grade(graded)
+        counts = _count(graded, len(prompts), config.n_max)
+        scheduler.graded(distributed.gather(counts).sum(0, dtype=np.int32))
+        finished += outcome.completed
+        tokens += outcome.tokens
+        t = clock.charge("grade", t)
+        scheduler.allocate()
+        clock.charge("allocate", t)
+        progress(finished, scheduler.planned, tokens, int(scheduler.stage.max(initial=0)))
+        if scheduler.done and not outcome.completed:
+            break
+    s = clock.seconds
+    stats = RolloutStats(decode_steps, busy, capacity, s["prefill"], s["decode"], s["grade"],
+                         s["allocate"])  # fmt: skip
+    return exchange.gather(store.rollouts()), stats
+
+
+def _count(graded: list[tuple[int, Grade]], num_prompts: int, n_max: int) -> np.ndarray:
+    """Grades of requests -> int32[P,2], how many of each prompt and how many of them right."""
+    every = [request // n_max for request, _ in graded]
+    right = [request // n_max for request, grade in graded if grade.reward > 0.5]
+    counts = [np.bincount(np.array(x, np.intp), minlength=num_prompts) for x in (every, right)]
+    return np.stack(counts, 1).astype(np.int32)
+
+
+class _Store:
+    """Completions by (prompt, sample), in whatever order they arrive."""
+
+    def __init__(self, prompts: Prompts, config: RolloutConfig, eos_ids: tuple[int, ...]):
+        shape = (len(prompts), config.n_max)
+        width = config.sampling.max_tokens
+        self._eos = np.asarray(eos_ids)
+        self._tokens = np.zeros((*shape, width), np.int32)
+        self._logprob = np.zeros((*shape, width), np.float32)
+        self._length, self._stage = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        self._truncated, self._held = np.zeros(shape, bool), np.zeros(shape, bool)
+        self._reward, self._verdict = np.zeros(shape, np.float32), np.zeros(shape, np.int8)
+
+    def add(
+        self,
+        requests: list[tuple[int, int]],
+        stage: np.ndarray,
+        completions: list[tuple[np.ndarray, np.ndarray]],
+    ) -> None:
+        """Completions of requests (p, sample), where prompt p is in stage[p]."""
+        if not requests:
+            return
+        p, sample = np.transpose(requests)
+        length = np.array([len(ids) for ids, _ in completions])
+        tokens, logprob = map(np.concatenate, zip(*completions, strict=True))
+        ends = np.cumsum(length)
+        column = np.arange(ends[-1]) - np.repeat(ends - length, length)
+        at = (*np.repeat([p, sample], length, axis=1), column)
+        self._tokens[at], self._logprob[at] = tokens, logprob
+        self._length[p, sample], self._stage[p, sample] = length, stage[p]
+        self._truncated[p, sample] = ~np.isin(tokens[ends - 1], self._eos)
+        self._held[p, sample] = True
+
+    def grade(self, graded: list[tuple[int, Grade]]) -> None:
+        """Grades of requests, numbered p * n_max + sample."""
+        at = [request for request, _ in graded]
+        self._reward.reshape(-1)[at] = [grade.reward for _, grade in graded]
+        self._verdict.reshape(-1)[at] = [int(grade.verdict) for _, grade in graded]
+
+    def rollouts(self) -> Rollouts:
+        """Rows of all that was added, in canonical order."""
+        prompt, sample = (x.astype(np.int32) for x in np.nonzero(self._held))
+        take = lambda x: x[prompt, sample]  # noqa: E731
+        return Rollouts(
+            prompt=prompt, sample=sample, stage=take(self._stage), tokens=take(self._tokens),
+            logprob=take(self._logprob), length=take(self._length),
+            truncated=take(self._truncated), reward=take(self._reward),
+            verdict=take(self._verdict),
+        )  # fmt: skip

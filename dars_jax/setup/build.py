@@ -1,0 +1,137 @@
+"""From a plan to the parts of a run: mesh, policy, data, engine, update.  Everything slow to start.
+
+The launch scripts and the tests make their parts here, in the order in which mistakes show.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from dars_jax import distributed
+from dars_jax.config import ConfigDict, cache_dir
+from dars_jax.data import prompts
+from dars_jax.data.tokenizer import Tokenizer, load_tokenizer
+from dars_jax.engine.jetstream_engine import PolicyEngine
+from dars_jax.engine.programs import Programs
+from dars_jax.learner import memory, update
+from dars_jax.policy import sharding, weights
+from dars_jax.rewards import Grader, load_grader
+from dars_jax.setup import base_policy, plan
+from dars_jax.setup.plan import Plan, decode_config
+from dars_jax.types import Prompts, TrainState
+
+Log = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a run is made of.  Holds no weights."""
+
+    plan: Plan
+    mesh: jax.sharding.Mesh
+    policy: Path  # directory of the initial policy
+    tokenizer: Tokenizer
+    train: prompts.Examples
+    test: prompts.Examples
+    engine: PolicyEngine
+    optimizer: optax.GradientTransformation
+    shardings: TrainState
+    update: Callable[..., Any]
+
+
+def make_plan(config: ConfigDict) -> Plan:
+    """Checks the configuration, with the sizes that policy.path states if it is given."""
+    path = config.policy.path
+    model = weights.read_config(path) if path else None
+    return plan.validate(config, jax.device_count(), model, memory.hardware(jax.devices()[0]))
+
+
+def make_parts(plan: Plan, log: Log) -> Parts:
+    """Builds everything but the weights; reads and tokenizes the data."""
+    c = plan.config
+    mesh = sharding.make_mesh(*plan.mesh_shape)
+    with distributed.in_turn():  # the embedded policy and task are made when first needed
+        policy = policy_directory(plan, log)
+        tokenizer = load_tokenizer(policy)
+        train = load_examples(plan, c.data.train, "data.train", tokenizer, log)
+        test = load_examples(plan, c.data.test, "data.test", tokenizer, log)
+    programs = Programs(decode_config(plan, tuple(tokenizer.eos_ids)), plan.model, mesh)
+    engine = PolicyEngine(programs, tokenizer, plan.rollout.sampling, seed=c.seed)
+    optimizer = update.make_optimizer(plan.optimizer)
+    return Parts(
+        plan=plan,
+        mesh=mesh,
+        policy=policy,
+        tokenizer=tokenizer,
+        train=train,
+        test=test,
+        engine=engine,
+        optimizer=optimizer,
+        shardings=update.state_shardings(plan.model, optimizer, mesh),
+        update=update.make_update(plan.update, plan.model, optimizer, mesh),
+    )
+
+
+def policy_directory(plan: Plan, log: Log) -> Path:
+    """The directory of the initial policy; the embedded one is trained first if need be."""
+    if plan.config.policy.path:
+        return Path(plan.config.policy.path)
+    if plan.config.policy.architecture != "countdown":
+        raise ValueError(
+            "policy.path is empty: give the Hugging Face directory of the policy, "
+            f"--config.policy.path=DIR (sizes expected: {plan.config.policy.architecture})"
+        )
+    return base_policy.base_policy(cache_dir(), plan.model, log, base_policy.WarmupConfig())
+
+
+def load_examples(
+    plan: Plan, source: str, key: str, tokenizer: Tokenizer, log: Log
+) -> prompts.Examples:
+    """Prompts of a source, with what was left out reported."""
+    c = plan.config.data
+    if not source:
+        raise ValueError(f"{key} is empty: name a .jsonl or .parquet file, or tfds:NAME:SPLIT")
+    examples = prompts.load_examples(
+        source, tokenizer, prompt_field=c.prompt_field, answer_field=c.answer_field, chat=c.chat,
+        system_prompt=c.system_prompt, max_prompt_tokens=c.max_prompt_tokens,
+        data_dir=c.dir or str(cache_dir() / "tfds"), skip_bad_rows=c.skip_bad_rows,
+    )  # fmt: skip
+    log(
+        f"{source}: {len(examples.rows):,} prompts ({examples.dropped_too_long} over "
+        f"{c.max_prompt_tokens} tokens dropped, {examples.skipped_bad} bad rows skipped, "
+        f"{examples.duplicates} repeat an earlier one)"
+    )
+    return examples
+
+
+def make_grader(plan: Plan) -> Grader:
+    """The reward named in the configuration."""
+    c = plan.config.reward
+    if c.name == "math":
+        return load_grader("math", num_workers=c.num_workers, cpu_limit_s=c.cpu_limit_s)
+    return load_grader(c.name)
+
+
+def initial_params(parts: Parts) -> Any:
+    """The initial policy's weights in the trainer's layout, float32."""
+    return weights.load_params(parts.policy, parts.plan.model, parts.shardings.params)
+
+
+def initial_state(parts: Parts) -> TrainState:
+    """Step 0."""
+    return update.init_state(initial_params(parts), parts.optimizer, parts.shardings)
+
+
+def take(examples: prompts.Examples, indices: np.ndarray) -> Prompts:
+    """The prompts of one step."""
+    rows = [examples.rows[i] for i in indices]
+    return Prompts(
+        tokens=tuple(r.tokens for r in rows),
+        uid=np.array([r.uid for r in rows], np.int64),
+        answer=tuple(r.answer for r in rows),
+    )

@@ -1,0 +1,276 @@
+"""From settings to a plan: every value checked, every size known, before any chip is busy."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import ml_collections
+
+from dars_jax import allocator, objective
+from dars_jax.config import ConfigDict
+from dars_jax.engine import kv_cache
+from dars_jax.engine.session import SamplingConfig
+from dars_jax.engine.state import DecodeConfig
+from dars_jax.learner import memory
+from dars_jax.learner.gradient import GATHER_MODES
+from dars_jax.learner.loss import LossConfig
+from dars_jax.learner.memory import Hardware
+from dars_jax.learner.packing import BatchShape, capacity
+from dars_jax.learner.update import ATTENTION, OptimizerConfig, UpdateConfig
+from dars_jax.policy.attention import splash_fits
+from dars_jax.policy.decoder import ARCHITECTURES, REMAT_POLICIES, ModelConfig
+from dars_jax.rollout.scheduler import RolloutConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A checked configuration in which every size is known."""
+
+    config: ml_collections.FrozenConfigDict  # the settings it was made from
+    model: ModelConfig
+    mesh_shape: tuple[int, int, int]  # data, fsdp, tensor
+    num_replicas: int  # decode engines
+    rollout: RolloutConfig
+    evaluation: RolloutConfig
+    requests: int  # per replica, capacity of a work list
+    optimizer: OptimizerConfig
+    update: UpdateConfig
+    batch: BatchShape
+    choices: str  # what "auto" became, and why
+    platform: str  # "cpu", "gpu" or "tpu"
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _one_of(key: str, value: str, known: object) -> None:
+    _check(value in known, f"{key} is {value!r}: expected one of {', '.join(map(str, known))}")
+
+
+def _mesh_shape(c: ConfigDict, num_devices: int) -> tuple[int, int, int]:
+    shape = [c.mesh.data, c.mesh.fsdp, c.mesh.tensor]
+    _check(shape.count(-1) <= 1, "only one of mesh.data, mesh.fsdp, mesh.tensor can be -1")
+    _check(all(n == -1 or n > 0 for n in shape), f"mesh axes must be positive or -1, got {shape}")
+    known = 1
+    for n in shape:
+        known *= n if n > 0 else 1
+    if -1 in shape:
+        _check(
+            num_devices % known == 0,
+            f"{num_devices} devices do not divide by the {known} of the fixed mesh axes",
+        )
+        shape[shape.index(-1)] = num_devices // known
+    else:
+        _check(
+            known == num_devices,
+            f"mesh.data x mesh.fsdp x mesh.tensor is {known}, but there are {num_devices} devices",
+        )
+    return tuple(shape)
+
+
+def _check_model(model: ModelConfig, mesh: tuple[int, int, int]) -> None:
+    _, fsdp, tensor = mesh
+    for axis, size, what in (
+        (tensor, model.num_heads, "query heads"),
+        (tensor, model.num_kv_heads, "key/value heads"),
+        (tensor, model.d_ff, "feed-forward features"),
+        (tensor, model.vocab_size, "vocabulary entries"),
+    ):
+        _check(size % axis == 0, f"{size} {what} do not divide by mesh.tensor = {axis}")
+    _check(
+        model.d_model % fsdp == 0,
+        f"width {model.d_model} does not divide by mesh.fsdp = {fsdp}: use mesh.data for the rest",
+    )
+
+
+def _check_rollout(c: ConfigDict) -> None:
+    r = c.rollout
+    _one_of("rollout.schedule", r.schedule, ("none", *allocator.SCHEDULES))
+    for key in ("num_prompts", "n_pre", "n_max", "num_stages", "max_tokens", "slots", "prefixes",
+                "prefill_batch", "steps_per_dispatch"):  # fmt: skip
+        _check(r[key] >= 1, f"rollout.{key} must be at least 1, got {r[key]}")
+    _check(
+        r.n_max >= r.n_pre,
+        f"rollout.n_max = {r.n_max} is below rollout.n_pre = {r.n_pre}: the cap counts them too",
+    )
+    _check(
+        r.n_max <= allocator.MAX_GROUP,
+        f"rollout.n_max = {r.n_max}: groups may have at most {allocator.MAX_GROUP} rollouts",
+    )
+    _check(r.temperature > 0, f"rollout.temperature must be above 0, got {r.temperature}")
+    _check(0 < r.top_p <= 1, f"rollout.top_p must lie in (0, 1], got {r.top_p}")
+    _check(r.top_k >= 0, f"rollout.top_k must be 0 or more, got {r.top_k}")
+
+
+def _check_update(c: ConfigDict, num_devices: int) -> None:
+    u, longest = c.learner, c.data.max_prompt_tokens + c.rollout.max_tokens
+    _one_of("learner.gather", u.gather, ("auto", *GATHER_MODES))
+    _one_of("learner.aggregation", u.aggregation, objective.AGGREGATIONS)
+    for key in ("num_epochs", "num_minibatches", "row_tokens", "micro_batch_rows"):
+        _check(u[key] >= 1, f"learner.{key} must be at least 1, got {u[key]}")
+    _check(
+        u.num_minibatches <= c.rollout.num_prompts,
+        f"learner.num_minibatches = {u.num_minibatches} exceeds rollout.num_prompts",
+    )
+    _check(
+        u.row_tokens >= longest,
+        f"learner.row_tokens = {u.row_tokens} cannot hold the longest rollout of {longest} tokens "
+        "(data.max_prompt_tokens + rollout.max_tokens)",
+    )
+    _check(
+        u.micro_batch_rows % num_devices == 0,
+        f"learner.micro_batch_rows = {u.micro_batch_rows} does not divide over the {num_devices} "
+        "devices",
+    )
+    for key in ("clip_low", "clip_high", "loss_scale"):
+        _check(u[key] > 0, f"learner.{key} must be above 0, got {u[key]}")
+    for key in ("entropy_coef", "kl_coef", "max_micro_batches"):
+        _check(u[key] >= 0, f"learner.{key} must be 0 or more, got {u[key]}")
+
+
+def _check_optimizer(c: ConfigDict) -> None:
+    o = c.optimizer
+    for key in ("learning_rate", "eps", "clip_norm"):
+        _check(o[key] > 0, f"optimizer.{key} must be above 0, got {o[key]}")
+    for key in ("warmup_steps", "weight_decay"):
+        _check(o[key] >= 0, f"optimizer.{key} must be 0 or more, got {o[key]}")
+    for key in ("beta1", "beta2"):
+        _check(0 <= o[key] < 1, f"optimizer.{key} must lie in [0, 1), got {o[key]}")
+
+
+def _check_rest(c: ConfigDict) -> None:
+    _check(0 <= c.seed < 2**31, f"seed must lie in 0 … 2**31 - 1, got {c.seed}")
+    _check(c.data.max_prompt_tokens >= 1, "data.max_prompt_tokens must be at least 1")
+    _check(c.eval.temperature >= 0, f"eval.temperature must be 0 or more, got {c.eval.temperature}")
+    _check(0 < c.eval.top_p <= 1, f"eval.top_p must lie in (0, 1], got {c.eval.top_p}")
+    _check(c.eval.every >= 0, f"eval.every must be 0 or more, got {c.eval.every}")
+    for key in ("train.num_steps", "checkpoint.every", "checkpoint.keep", "eval.num_samples",
+                "reward.num_workers"):  # fmt: skip
+        section, name = key.split(".")
+        _check(c[section][name] >= 1, f"{key} must be at least 1, got {c[section][name]}")
+
+
+def _attention(c: ConfigDict, model: ModelConfig, platform: str) -> str:
+    """Which attention the update runs."""
+    _one_of("policy.attention", c.policy.attention, ("auto", *ATTENTION))
+    fits = splash_fits(c.learner.row_tokens, model.head_dim)
+    if c.policy.attention == "auto":
+        return "splash" if fits and platform == "tpu" else "xla"
+    if c.policy.attention == "splash":
+        _check(platform == "tpu", "policy.attention = 'splash' runs on TPUs only: use 'auto'")
+        _check(
+            fits,
+            f"policy.attention = 'splash' needs learner.row_tokens = {c.learner.row_tokens} and "
+            f"heads of {model.head_dim} features to be multiples of 128: use 'xla'",
+        )
+    return c.policy.attention
+
+
+def validate(
+    config: ConfigDict,
+    num_devices: int,
+    model: ModelConfig | None = None,
+    hardware: Hardware = Hardware(),  # noqa: B008, frozen
+) -> Plan:
+    """Checks every setting before any chip is busy, and derives every size.
+
+    Args:
+      model: sizes read from policy.path; None takes policy.architecture.
+      hardware: of one device, by which "auto" settings are settled.
+
+    Raises:
+      ValueError: one line with the key, what it is, and what would do.
+    """
+    c = config
+    if model is None:
+        _one_of("policy.architecture", c.policy.architecture, ARCHITECTURES)
+        model = ARCHITECTURES[c.policy.architecture]
+    _one_of("policy.dtype", c.policy.dtype, ("float32", "bfloat16"))
+    _one_of("policy.remat", c.policy.remat, ("auto", *REMAT_POLICIES))
+    _check_rest(c)
+    _check_optimizer(c)
+    mesh = _mesh_shape(c, num_devices)
+    _check_model(model, mesh)
+    _check_rollout(c)
+    replicas = mesh[0] * mesh[1]
+    _check_update(c, num_devices)
+    attention = _attention(c, model, hardware.platform)
+
+    sampling = SamplingConfig(c.rollout.temperature, c.rollout.top_p, c.rollout.top_k,
+                              c.rollout.max_tokens)  # fmt: skip
+    rollout = RolloutConfig(
+        n_pre=c.rollout.n_pre, n_max=c.rollout.n_max, schedule=c.rollout.schedule,
+        num_stages=c.rollout.num_stages, use_std=c.learner.use_std, sampling=sampling,
+        steps_per_dispatch=c.rollout.steps_per_dispatch, barrier=c.rollout.barrier,
+    )  # fmt: skip
+    evaluation = dataclasses.replace(
+        rollout, n_pre=c.eval.num_samples, n_max=c.eval.num_samples, schedule="none",
+        num_stages=1, sampling=dataclasses.replace(
+            sampling, temperature=c.eval.temperature, top_p=c.eval.top_p, top_k=0),
+    )  # fmt: skip
+    prompts_per_replica = -(-c.rollout.num_prompts // replicas)
+    rows = capacity(c.rollout.num_prompts, c.rollout.n_max, c.data.max_prompt_tokens,
+                    c.rollout.max_tokens, c.learner.row_tokens,
+                    c.learner.num_minibatches)  # fmt: skip
+    most = -(-rows // c.learner.micro_batch_rows) + c.learner.num_minibatches - 1
+    row_tokens, micro_batches = c.learner.row_tokens, c.learner.max_micro_batches or most
+    device_rows = c.learner.micro_batch_rows // num_devices
+    chunk = _loss_chunk(row_tokens, device_rows, model.vocab_size)
+    dtype = jnp.dtype(c.policy.dtype)
+    work = memory.Work(model, mesh, device_rows, row_tokens, micro_batches, chunk, dtype.itemsize)
+    gather, remat, choices = memory.choose(work, hardware.memory, c.learner.gather, c.policy.remat)
+    return Plan(
+        config=ml_collections.FrozenConfigDict(c),
+        model=model,
+        mesh_shape=mesh,
+        num_replicas=replicas,
+        rollout=rollout,
+        evaluation=evaluation,
+        requests=max(prompts_per_replica * c.rollout.n_max, 16 * c.eval.num_samples),
+        optimizer=OptimizerConfig(**c.optimizer),
+        update=UpdateConfig(
+            loss=LossConfig(c.rollout.temperature, c.learner.clip_low, c.learner.clip_high,
+                            c.learner.entropy_coef, c.learner.kl_coef),
+            num_epochs=c.learner.num_epochs,
+            num_minibatches=c.learner.num_minibatches,
+            loss_scale=c.learner.loss_scale,
+            chunk=chunk,
+            dtype=dtype,
+            remat=remat,
+            gather=gather,
+            attention=attention,
+        ),
+        batch=BatchShape(c.learner.micro_batch_rows, micro_batches, row_tokens,
+                         share_prompt=attention != "splash"),
+        choices=choices,
+        platform=hardware.platform,
+    )  # fmt: skip
+
+
+def decode_config(plan: Plan, eos_ids: tuple[int, ...]) -> DecodeConfig:
+    """Static sizes of an engine replica."""
+    c = plan.config
+    dtype = jnp.dtype(c.policy.dtype)
+    return DecodeConfig(
+        slots=c.rollout.slots,
+        prefixes=c.rollout.prefixes,
+        requests=plan.requests,
+        prompt_tokens=c.data.max_prompt_tokens,
+        response_tokens=c.rollout.max_tokens,
+        eos_ids=eos_ids,
+        filters=c.rollout.top_k > 0 or min(c.rollout.top_p, c.eval.top_p) < 1,
+        dtype=dtype,
+        page_size=kv_cache.page_size(plan.platform, plan.model.head_dim, dtype),
+    )
+
+
+def _loss_chunk(row_tokens: int, rows_per_device: int, vocab_size: int) -> int:
+    """Tokens of a row whose float32 logits are alive at a time: at most 2**28 numbers a device.
+
+    Each chunk adds to the head's whole gradient in memory, so larger ones cost less.
+    """
+    chunk = row_tokens
+    while chunk % 2 == 0 and rows_per_device * chunk * vocab_size > 2**28:
+        chunk //= 2
+    return chunk

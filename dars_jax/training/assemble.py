@@ -1,0 +1,65 @@
+"""From graded rollouts to the packed batch of an update: advantages, token weights, rows."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dars_jax import objective
+from dars_jax.learner import packing
+from dars_jax.setup import build
+from dars_jax.types import Prompts, Rollouts, UpdateBatch
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("num_prompts", "num_minibatches", "use_std", "aggregation", "max_length"),
+)
+def _score(
+    reward: jax.Array,
+    prompt: jax.Array,
+    length: jax.Array,
+    mask: jax.Array,
+    minibatch: jax.Array,
+    *,
+    num_prompts: int,
+    num_minibatches: int,
+    use_std: bool,
+    aggregation: str,
+    max_length: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """float32[N] rewards -> (advantage float32[N], token weight float32[N], kept bool[P])."""
+    advantage = objective.group_advantages(reward, prompt, num_prompts, use_std=use_std, mask=mask)
+    kept = objective.has_signal(reward, prompt, num_prompts, mask)
+    weight = jnp.zeros_like(reward)
+    for j in range(num_minibatches):
+        mine = mask & kept[prompt] & (minibatch[prompt] == j)
+        weight += objective.token_weights(
+            length, mine, aggregation=aggregation, max_length=max_length
+        )
+    return advantage, weight, kept
+
+
+def assemble(
+    parts: build.Parts, prompts: Prompts, rollouts: Rollouts
+) -> tuple[UpdateBatch, np.ndarray, np.ndarray]:
+    """Graded rollouts -> (batch on the host, advantage float32[N], kept bool[P])."""
+    plan, n = parts.plan, len(rollouts)
+    u, most = plan.config.learner, plan.config.rollout.num_prompts
+    size = most * plan.rollout.n_max  # fixed, whatever the number of rollouts
+    pad = lambda x: np.pad(x, (0, size - n))  # noqa: E731
+    minibatch = (np.arange(most) * u.num_minibatches // max(len(prompts), 1)).astype(np.int32)
+    arrays = (pad(rollouts.reward), pad(rollouts.prompt), pad(rollouts.length),
+              np.arange(size) < n, minibatch)  # fmt: skip
+    scores = _score(
+        *jax.device_put(arrays), num_prompts=most, num_minibatches=u.num_minibatches,
+        use_std=u.use_std, aggregation=u.aggregation, max_length=plan.rollout.sampling.max_tokens,
+    )  # fmt: skip
+    advantage, weight, kept = jax.device_get(scores)
+    kept = kept[: len(prompts)]
+    packed = packing.assemble(
+        prompts, rollouts, advantage[:n], weight[:n], kept, minibatch[: len(prompts)],
+        u.num_minibatches, plan.batch,
+    )  # fmt: skip
+    return packed, advantage[:n], kept

@@ -1,0 +1,246 @@
+"""The loop.  One step, in one row:
+
+    prompts → rollouts (grade, allocate, more rollouts) → assemble → update → publish → record
+
+A step is a function of (configuration, step number, state), so stopping anywhere and starting
+again from the last checkpoint gives the same bits as never stopping.
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dars_jax import config as config_lib
+from dars_jax import distributed
+from dars_jax.data.prompts import batch_indices
+from dars_jax.evaluation import answering
+from dars_jax.policy import sharding
+from dars_jax.records import checkpoint, metrics
+from dars_jax.records.checkpoint import Checkpoints
+from dars_jax.rewards import Grader
+from dars_jax.rollout import stages
+from dars_jax.setup import base_policy, build
+from dars_jax.training.assemble import assemble
+from dars_jax.training.stop import StopFlag, Stopped
+from dars_jax.types import TrainState, UpdateBatch
+
+NON_FINITE_LIMIT = 3  # updates in a row that were not applied
+
+
+_next = jax.jit(lambda step: step + 1)
+
+
+class Trainer:
+    """A run in a working directory.  `run` is the whole of it."""
+
+    def __init__(self, parts: build.Parts, grader: Grader, workdir: Path, console: metrics.Console):
+        """Loads the initial policy, or the newest checkpoint of the working directory.
+
+        Raises:
+          ValueError: the policy or the checkpoint cannot be used; see Checkpoints.restore
+            and checkpoint.recover.
+        """
+        self._parts, self._plan, self._workdir = parts, parts.plan, workdir
+        self._grader, self._console = grader, console
+        c = parts.plan.config
+        directory = workdir / "checkpoints"
+        checkpoint.recover(directory, workdir / "damaged", console.log)
+        self._checkpoints = Checkpoints(directory, config_lib.flatten(c), c.checkpoint.keep)
+        self._state, self._start = self._restore()
+        self._reference = build.initial_params(parts) if c.learner.kl_coef else None
+        self._non_finite = 0
+
+    def run(self) -> tuple[answering.Report, answering.Report]:
+        """Trains to the last step; returns the evaluations before the first and after the last.
+
+        Raises:
+          Stopped: on SIGINT or SIGTERM, after writing a checkpoint.
+          SaveError: a checkpoint could not be written.
+          FloatingPointError: NON_FINITE_LIMIT steps in a row had a gradient that was not finite.
+        """
+        c, start, checkpoints = self._plan.config, self._start, self._checkpoints
+        state = self._state
+        del self._state  # the update donates it
+        log = metrics.MetricsLog(self._workdir, start)
+        with (
+            StopFlag().installed() as stop,
+            jax.transfer_guard("disallow"),  # every crossing is explicit
+        ):
+            params = self._parts.engine.load_params(state.params)
+            saved = done = start
+            try:
+                before = self._first_evaluation(params, log, stop)
+                while done < c.train.num_steps:
+                    if c.eval.every and done and done % c.eval.every == 0:
+                        self._evaluate_once(done, params, log, stop)
+                    state, params = self._step(done, state, params, log, stop)
+                    done += 1
+                    if done % c.checkpoint.every == 0 or done == c.train.num_steps:
+                        checkpoints.save(done, state)
+                        saved = done
+                after = self._evaluate(done, params, log, stop)
+            except Stopped:
+                if saved < done:
+                    checkpoints.save(done, state)
+                raise
+        log.close()
+        checkpoints.close()
+        return before, after
+
+    def _restore(self) -> tuple[TrainState, int]:
+        state = build.initial_state(self._parts)
+        start = self._checkpoints.latest()
+        if start is None:
+            return state, 0
+        state = self._checkpoints.restore(start, state, self._parts.shardings)
+        self._console.log(f"continuing after step {start} from {self._workdir}/checkpoints")
+        return state, start
+
+    def _step(
+        self,
+        step: int,
+        state: TrainState,
+        params: Any,
+        log: metrics.MetricsLog,
+        stop: StopFlag,
+    ) -> tuple[TrainState, Any]:
+        c, parts, console = self._plan.config, self._parts, self._console
+        begin = time.perf_counter()
+
+        def progress(done: int, planned: int, tokens: int, stage: int) -> None:
+            stop.check(step)
+            rate = tokens / (time.perf_counter() - begin)
+            console.phase(step, f"stage {stage + 1}  rollouts {done:,}/{planned:,}  "
+                                f"{rate:,.0f} tokens/s")  # fmt: skip
+
+        epoch, indices = batch_indices(len(parts.train.rows), c.rollout.num_prompts, c.seed, step)
+        prompts = build.take(parts.train, indices)
+        session = parts.engine.open_session(params, c.rollout.prefill_batch)
+        rollouts, stats = stages.collect(
+            prompts, session, self._grader, parts.tokenizer.decode, parts.tokenizer.eos_ids,
+            self._plan.rollout, seed=c.seed, step=step, progress=progress,
+        )  # fmt: skip
+        sampled = time.perf_counter()
+        packed, advantage, kept = assemble(parts, prompts, rollouts)
+        assembled = time.perf_counter()
+        console.phase(step, "update")
+        values = {"epoch": epoch, **metrics.rollout_metrics(rollouts, kept, advantage)}
+        if kept.any():
+            del session, params  # their memory is the update's now
+            state, outcome = parts.update(
+                state, sharding.put_batch(packed, parts.mesh), self._reference
+            )
+            values |= self._update_metrics(jax.device_get(outcome), packed)
+            updated = time.perf_counter()
+            params = parts.engine.load_params(state.params)
+            jax.block_until_ready(params)
+        else:  # nothing to learn from is a normal step
+            state = dataclasses.replace(state, step=_next(state.step))
+            values |= {"update_skipped": 1}
+            updated = time.perf_counter()
+        end = time.perf_counter()
+        values |= metrics.cost_metrics(stats) | {
+            "seconds_rollout": sampled - begin,
+            "seconds_assemble": assembled - sampled,
+            "seconds_update": updated - assembled,
+            "seconds_publish": end - updated,
+            "seconds_step": end - begin,
+            "tokens_per_s": values["tokens"] / (sampled - begin),
+        }
+        log.write(step + 1, values)
+        console.step_done(step, _step_line(values))
+        return state, params
+
+    def _update_metrics(self, outcome: dict[str, np.ndarray], packed: UpdateBatch) -> dict:
+        """One value per step, over tokens: gap and entropy of the first epoch, the rest of all."""
+        applied = outcome["applied"] > 0
+        self._non_finite = 0 if (outcome["finite"] > 0).all() else self._non_finite + 1
+        if self._non_finite >= NON_FINITE_LIMIT:
+            raise FloatingPointError(
+                f"{self._non_finite} steps in a row had a gradient that is not finite; the "
+                "weights are those before them. A lower optimizer.learning_rate may help"
+            )
+        slots = packed.tokens.shape[0] * int(packed.bounds[-1]) * packed.tokens.shape[2]
+        count = packed.token_count  # float32[J]; outcome has E * J entries
+        mean = lambda v: float(np.average(v, weights=np.resize(count, len(v))))  # noqa: E731
+        names = outcome.keys() - {"applied", "finite"}
+        values = {name: mean(outcome[name]) for name in sorted(names)}
+        return values | {
+            "logprob_gap": mean(outcome["logprob_gap"][: len(count)]),
+            "logprob_gap_max": float(outcome["logprob_gap_max"][: len(count)].max()),
+            "entropy": mean(outcome["entropy"][: len(count)]),
+            "updates_applied": int(applied.sum()),
+            "updates_skipped": int((~applied).sum()),
+            "micro_batches": int(packed.bounds[-1]),
+            "packing": float(packed.token_count.sum() / max(slots, 1)),
+        }
+
+    def _first_evaluation(
+        self, params: Any, log: metrics.MetricsLog, stop: StopFlag
+    ) -> answering.Report:
+        """That of the initial policy, which an earlier run of this directory may have left."""
+        summary = self._workdir / "eval" / "step_000000.json"
+        if self._start == 0:
+            return self._evaluate(0, params, log, stop)
+        if distributed.of_first(summary.exists()):
+            return _read_report(summary)
+        initial = self._parts.engine.load_params(build.initial_params(self._parts))
+        return self._evaluate(0, initial, log, stop)
+
+    def _evaluate_once(
+        self, step: int, params: Any, log: metrics.MetricsLog, stop: StopFlag
+    ) -> None:
+        """Evaluates unless this step has been, before the run was stopped."""
+        summary = self._workdir / "eval" / f"step_{step:06d}.json"
+        if not distributed.of_first(summary.exists()):
+            self._evaluate(step, params, log, stop)
+
+    def _evaluate(
+        self, step: int, params: Any, log: metrics.MetricsLog, stop: StopFlag
+    ) -> answering.Report:
+        """Evaluates published parameters on the held-out prompts and records the outcome."""
+        output = self._workdir / "eval" / f"step_{step:06d}.jsonl"
+        summary = output.with_suffix(".json")
+        console, last = self._console, self._plan.config.train.num_steps - 1
+
+        def progress(done: int, total: int) -> None:
+            stop.check(step)
+            console.phase(min(step, last), f"evaluation  answers {done:,}/{total:,}")
+
+        report = answering.evaluate(
+            self._parts, params, self._grader, output=output, progress=progress
+        )
+        if distributed.is_first():
+            summary.write_text(json.dumps(report.to_json(), indent=2) + "\n")
+        log.scalars(step, {f"eval/pass_at_{k}": v for k, v in report.pass_at.items()})
+        console.log(f"after step {step}, {report.num_problems} held-out prompts: "
+                    f"{report.summary()}")  # fmt: skip
+        low, high = base_policy.PASS_AT_1_BAND
+        c = self._plan.config
+        embedded = not c.policy.path and c.data.test == "tfds:countdown:test"
+        if step == 0 and embedded and not low <= report.avg <= high:
+            console.log(f"WARNING: the base policy's Pass@1 {report.avg:.3f} lies outside "
+                        f"{low}–{high}; the README's figures cannot be expected")  # fmt: skip
+        return report
+
+
+def _read_report(path: Path) -> answering.Report:
+    raw = json.loads(path.read_text())
+    for name in ("pass_at", "pass_interval"):
+        raw[name] = {int(k): v for k, v in raw[name].items()}
+    return answering.Report(**raw)
+
+
+def _step_line(values: dict[str, Any]) -> str:
+    entropy = f"  entropy {values['entropy']:.3f}" if "entropy" in values else "  no signal"
+    return (
+        f"reward {values['reward_mean']:.3f}  Pass@1 {values['pass_at_1']:.3f}  "
+        f"rollouts/prompt {values['rollouts_per_prompt']:.1f}  "
+        f"kept {values['groups_kept']}/{values['num_prompts']}{entropy}  "
+        f"{values['tokens_per_s']:,.0f} tokens/s  {values['seconds_step']:.1f} s"
+    )

@@ -1,0 +1,386 @@
+"""Serving: JetStream's Driver and gRPC service give the tokens that direct use gives."""
+
+import contextlib
+import logging
+import os
+import pathlib
+import queue
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import types
+from concurrent import futures
+
+import grpc
+import jax.numpy as jnp
+import numpy as np
+import policies
+import pytest
+from jetstream.core.proto import jetstream_pb2, jetstream_pb2_grpc
+
+from dars_jax.commands import serve
+from dars_jax.data import prompts
+from dars_jax.data.tokenizer import load_tokenizer
+from dars_jax.engine.jetstream_engine import JetStreamTokenizer, PolicyEngine
+from dars_jax.engine.programs import Programs
+from dars_jax.engine.server import Server, TextStream
+from dars_jax.engine.session import Request, SamplingConfig, Session
+from dars_jax.engine.state import DecodeConfig
+from dars_jax.policy import sharding
+from dars_jax.setup import build
+
+REPO = pathlib.Path(__file__).resolve().parents[2]
+EOS = tuple(range(8))
+LIMIT = 12
+GREEDY, SAMPLED = SamplingConfig(0.0, max_tokens=LIMIT), SamplingConfig(1.0, max_tokens=LIMIT)
+PROMPTS = [np.random.default_rng(i).integers(10, 61, 1 + i % 8).astype(np.int32) for i in range(16)]
+
+
+class Words:
+    """A tokenizer whose texts are ids with spaces between them; its padding can be sampled."""
+
+    vocab_size, bos_id, eos_ids, pad_id = 61, None, EOS, 33
+
+    def encode(self, text):
+        return [int(word) for word in text.split()]
+
+    encode_prompt = encode
+
+    def decode(self, ids):
+        return " ".join(map(str, ids))
+
+
+@pytest.fixture(scope="module")
+def programs(tiny):
+    """An engine's programs with three slots, and the published parameters."""
+    config = DecodeConfig(slots=3, prefixes=16, requests=64, prompt_tokens=8,
+                          response_tokens=LIMIT, eos_ids=EOS, filters=False,
+                          dtype=jnp.dtype("float32"))  # fmt: skip
+    made = Programs(config, tiny.config, sharding.make_mesh(1, 1, 1))
+    return types.SimpleNamespace(programs=made, params=made.publish(tiny.params))
+
+
+@pytest.fixture(scope="module")
+def direct(programs):
+    """The answers that rollouts give to (prompt, number of the request), less their EOS."""
+
+    def sample(requests, sampling, seed=0):
+        session = Session(programs.programs, programs.params, 16)
+        session.prefill([(0, i, prompt) for i, (prompt, _) in enumerate(requests)])
+        session.enqueue([Request(0, i, i, (seed, -2, 0, number, 0), LIMIT)
+                         for i, (_, number) in enumerate(requests)], sampling)  # fmt: skip
+        whole = []
+        while len(whole) < len(requests):
+            session.start(100)
+            whole += session.finish().finished
+        answers = session.drain(whole)
+        return [[int(t) for t in answers[0, i][0] if t not in EOS] for i in range(len(requests))]
+
+    return sample
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(configuration, working directory with a checkpoint, its parameters)."""
+    directory = tmp_path_factory.mktemp("serve")
+    config = runpy.run_path(str(REPO / "configs" / "grpo.py"))["get_config"]("")
+    config.policy.path = str(policies.random(directory / "policy"))
+    return config, directory / "work", policies.checkpoint(config, directory / "work", [1, 3])
+
+
+@contextlib.contextmanager
+def serving_of(programs, sampling=SAMPLED, k=1, seed=0):
+    """A running server -> its stub and itself; `failures` must be empty at the end."""
+    engine = PolicyEngine(programs.programs, Words(), sampling, steps_per_dispatch=k, seed=seed)
+    failures = queue.SimpleQueue()
+    server = Server(engine, programs.params, Words().encode_prompt, Words().decode,
+                            host="127.0.0.1", port=0, failed=failures.put)  # fmt: skip
+    try:
+        with grpc.insecure_channel(server.address) as channel:
+            stub = jetstream_pb2_grpc.OrchestratorStub(channel)
+            yield types.SimpleNamespace(stub=stub, server=server, failures=failures)
+    finally:
+        server.stop(grace=0)
+    assert failures.empty(), failures.get()
+
+
+def request_of(prompt, max_tokens=LIMIT, **fields):
+    """A request of ids, or of text if the prompt is text."""
+    content = jetstream_pb2.DecodeRequest
+    if isinstance(prompt, str):
+        fields["text_content"] = content.TextContent(text=prompt)
+    elif prompt is not None:
+        fields["token_content"] = content.TokenContent(token_ids=prompt)
+    return jetstream_pb2.DecodeRequest(max_tokens=max_tokens, **fields)
+
+
+def ask(stub, *arguments, **fields):
+    """(ids, text) of a whole answer."""
+    ids, said = [], ""
+    for response in stub.Decode(request_of(*arguments, **fields), timeout=60):
+        (sample,) = response.stream_content.samples
+        ids += sample.token_ids
+        said += sample.text
+    return ids, said
+
+
+def code_of(stub, *arguments, **fields):
+    with pytest.raises(grpc.RpcError) as error:
+        ask(stub, *arguments, **fields)
+    return error.value.code(), error.value.details()
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_more_clients_than_slots_get_the_answers_of_direct_use(programs, direct, k):
+    want = direct([(prompt, 0) for prompt in PROMPTS], GREEDY)
+    assert len({tuple(x) for x in want}) > 8 and {len(x) for x in want} > {LIMIT}
+    with serving_of(programs, GREEDY, k) as s, futures.ThreadPoolExecutor(16) as clients:
+        got = list(clients.map(lambda prompt: ask(s.stub, prompt)[0], PROMPTS))
+    assert got == want
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_the_nth_request_has_the_nth_random_stream(programs, direct, k):
+    want = direct([(prompt, n) for n, prompt in enumerate(PROMPTS)], SAMPLED, seed=5)
+    assert any(Words.pad_id in x[:-1] for x in want)  # padding does not end an answer
+    assert [] in want  # an EOS at once
+    with serving_of(programs, SAMPLED, k, seed=5) as s:
+        assert [ask(s.stub, prompt)[0] for prompt in PROMPTS] == want
+
+
+def test_at_once_they_have_these_streams_in_the_order_of_arrival(programs, direct):
+    prompt = PROMPTS[5]
+    want = direct([(prompt, n) for n in range(12)], SAMPLED)
+    with serving_of(programs, SAMPLED, 4) as s, futures.ThreadPoolExecutor(12) as clients:
+        got = list(clients.map(lambda _: ask(s.stub, prompt)[0], range(12)))
+    assert sorted(got) == sorted(want)
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_a_client_gets_the_tokens_it_asked_for_and_no_more(programs, direct, k):
+    (whole,) = direct([(PROMPTS[3], 0)], GREEDY)
+    assert len(whole) > 6
+    with serving_of(programs, GREEDY, k) as s:
+        for most in range(1, 7):
+            assert ask(s.stub, PROMPTS[3], most)[0] == whole[:most]
+
+
+def test_a_text_prompt_is_answered_with_text_and_ids(programs, direct):
+    (whole,) = direct([(PROMPTS[3], 0)], GREEDY)
+    with serving_of(programs, GREEDY, 1) as s:
+        assert ask(s.stub, Words().decode(PROMPTS[3])) == (whole, Words().decode(whole))
+        assert ask(s.stub, PROMPTS[3]) == (whole, "")
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ((None,), "empty"),
+        (([],), "empty"),
+        (("",), "empty"),
+        (([10] * 9,), "9 tokens: at most 8"),
+        ((" 10" * 9,), "9 tokens: at most 8"),
+        (([10, 61],), "token id 61"),
+        (([10, -1],), "token id -1"),
+        (([10], 0), "max_tokens is 0: 1 to 12"),
+        (([10], LIMIT + 1), "max_tokens is 13: 1 to 12"),
+        (("ten",), "ten"),
+    ],
+    ids=str,
+)
+def test_a_bad_request_is_an_error_of_its_client_alone(served, request_, words):
+    good = served.stub.Decode(request_of(PROMPTS[3]))
+    code, details = code_of(served.stub, *request_)
+    assert code == grpc.StatusCode.INVALID_ARGUMENT and words in details
+    assert list(good)
+    assert ask(served.stub, PROMPTS[3])[0] == served.want
+
+
+@pytest.fixture(scope="module")
+def served(programs, direct):
+    """One server for all bad requests, and its answer to a good one."""
+    with serving_of(programs, GREEDY, 4) as s:
+        s.want = direct([(PROMPTS[3], 0)], GREEDY)[0]
+        yield s
+
+
+def test_a_session_cache_is_refused(served):
+    code, details = code_of(served.stub, [10], session_cache="x")
+    assert code == grpc.StatusCode.INVALID_ARGUMENT and "session_cache" in details
+
+
+def test_it_says_that_it_lives(served):
+    assert served.stub.HealthCheck(jetstream_pb2.HealthCheckRequest()).is_live
+
+
+def test_a_client_that_goes_away_leaves_its_slot(served):
+    for _ in range(5):
+        call = served.stub.Decode(request_of(PROMPTS[3]))
+        next(call)
+        call.cancel()
+    assert ask(served.stub, PROMPTS[3])[0] == served.want
+
+
+def test_a_last_answer_that_ends_while_the_driver_looks_away_kills_nothing(
+    programs, direct, monkeypatch
+):
+    (want,) = direct([(PROMPTS[3], 0)], GREEDY)
+    starts = queue.SimpleQueue()
+    first = PolicyEngine.init_decode_state
+    monkeypatch.setattr(PolicyEngine, "init_decode_state",
+                        lambda self: starts.put(1) or first(self))  # fmt: skip
+    with serving_of(programs, GREEDY, 4) as s:
+        starts.get(timeout=30)
+        driver = s.server._driver
+        backlog, slots = driver._generate_backlogs[0], driver._generate_slots[0]
+        get = backlog.get
+
+        def slow(block=True, timeout=None):
+            until = time.monotonic() + 0.3
+            while not block and slots.qsize() < 2 and time.monotonic() < until:
+                time.sleep(0.01)
+            return get(block, timeout)
+
+        backlog.get = slow
+        for _ in range(2):
+            assert ask(s.stub, PROMPTS[3])[0] == want
+            starts.get(timeout=30)  # it happened, and the driver started over
+
+
+def test_an_engine_that_fails_is_reported_and_can_be_stopped(programs, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(PolicyEngine, "insert", broken)
+    with contextlib.suppress(AssertionError), serving_of(programs) as s:
+        call = s.stub.Decode(request_of(PROMPTS[3]))
+        error = s.failures.get(timeout=30)
+        assert "out of memory" in str(error)
+        s.server.stop()
+        with pytest.raises(grpc.RpcError):
+            list(call)
+        s.server.stop = lambda grace: None
+
+
+def test_a_stopped_server_leaves_no_thread(programs):
+    before = set(threading.enumerate())
+    with serving_of(programs, GREEDY, 4) as s:
+        calls = [s.stub.Decode(request_of(prompt)) for prompt in PROMPTS]
+        next(calls[0])
+        assert set(threading.enumerate()) > before
+    left = [t for t in threading.enumerate() if t not in before and "poll" not in t.name]
+    assert not left
+
+
+def test_answers_in_work_end_before_the_server_does(programs, direct):
+    (want,) = direct([(PROMPTS[3], 0)], GREEDY)
+    with serving_of(programs, GREEDY, 1) as s:
+        call = s.stub.Decode(request_of(PROMPTS[3]))
+        first = next(call)
+        s.server.stop(grace=30)
+        rest = [first, *call]
+        assert [i for r in rest for i in r.stream_content.samples[0].token_ids] == want
+        s.server.stop = lambda grace: None
+
+
+def test_two_servers_do_not_share_a_port(programs):
+    with serving_of(programs) as s, pytest.raises(OSError, match="cannot listen"):
+        Server(None, None, None, None, host="127.0.0.1",
+                       port=int(s.server.address.split(":")[1]), failed=print)  # fmt: skip
+
+
+def test_the_root_logger_is_left_alone():
+    root = logging.getLogger()
+    assert root.level != logging.DEBUG  # JetStream sets it, and adds a handler of this format
+    assert not [h for h in root.handlers if h.formatter and "asctime" in h.formatter._fmt[:12]]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_the_pieces_of_a_text_add_up(size, trained):
+    tokenizer = load_tokenizer(trained[0].policy.path)
+    ids = tokenizer.encode("3 * 7 + 12")
+    stream = TextStream(tokenizer.decode)
+    pieces = [stream.add(ids[i : i + size]) for i in range(0, len(ids), size)]
+    assert "".join(pieces) == tokenizer.decode(ids) == "3 * 7 + 12"
+    assert all(pieces)
+
+
+def test_half_a_character_waits_for_the_rest():
+    stream = TextStream(lambda ids: bytes(ids).decode(errors="replace"))
+    data = "aé€b".encode()
+    assert [stream.add([i]) for i in data] == ["a", "", "é", "", "", "€", "b"]
+    assert stream.add(b"\xe2") == "" and stream.add([], last=True) == "\ufffd"
+    assert stream.add([], last=True) == ""
+
+
+def test_bos_goes_in_front_of_a_text_unless_it_continues_one(trained):
+    inner = load_tokenizer(trained[0].policy.path)
+    tokenizer = JetStreamTokenizer(inner, 10)
+    for is_bos in (True, False):
+        ids, length = tokenizer.encode("3 7 = 21", is_bos=is_bos)
+        want = inner.encode_prompt("3 7 = 21") if is_bos else inner.encode("3 7 = 21")
+        assert ids[:length].tolist() == want and set(ids[length:].tolist()) <= {inner.pad_id}
+
+
+# The command -----------------------------------------------------------------------------------
+
+
+def answer_of(config, params, problem):
+    """The greedy answer of rollouts."""
+    plan = build.make_plan(config)
+    tokenizer = load_tokenizer(config.policy.path)
+    decode = DecodeConfig(
+        slots=8, prefixes=1, requests=64, prompt_tokens=10, response_tokens=8,
+        eos_ids=tokenizer.eos_ids, filters=False, dtype=jnp.dtype("float32"),
+    )  # fmt: skip
+    programs = Programs(decode, plan.model, sharding.make_mesh(1, 1, 1))
+    session = Session(programs, programs.publish(params), 1)
+    session.prefill([(0, 0, prompts.encode_prompt(tokenizer, problem, chat=False))])
+    session.enqueue([Request(0, 0, 0, (0, 0, 0, 0, 0), 8)], GREEDY)
+    session.start(100)
+    ids, _ = session.drain(session.finish().finished)[0, 0]
+    return tokenizer.decode(ids)
+
+
+def test_the_command_serves_the_newest_checkpoint_until_it_is_stopped(trained):
+    config, workdir, params = trained
+    command = [sys.executable, "launch/serve.py", "--config", "configs/grpo.py", "--port", "0"]
+    command += ["--workdir", str(workdir), "--temperature", "0", "--steps_per_dispatch", "4",
+                f"--config.policy.path={config.policy.path}"]  # fmt: skip
+    process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+                               text=True, env=dict(os.environ, PYTHONPATH=str(REPO)))  # fmt: skip
+    try:
+        line = process.stderr.readline()  # the first one
+        assert line.startswith("serving step 3 on 127.0.0.1:")
+        assert "256 slots, 4 steps per dispatch" in line
+        with grpc.insecure_channel(line.split(" on ")[1].split(": ")[0]) as channel:
+            stub = jetstream_pb2_grpc.OrchestratorStub(channel)
+            _, said = ask(stub, "3 7 12 = 33 :", 8)
+        assert said == answer_of(config, params, "3 7 12 = 33 :")
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out, err) == (143, "", "stopped by SIGTERM\n")
+    finally:
+        process.kill()
+
+
+def test_without_a_checkpoint_one_line_says_so(trained, tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        serve.serve(trained[0], tmp_path, host="127.0.0.1", port=0, initial=False,
+                    temperature=None, seed=0, steps=1)  # fmt: skip
+    (line,) = capsys.readouterr().err.splitlines()
+    assert error.value.code == 2
+    assert "no checkpoint" in line and "--initial" in line
+
+
+def test_a_port_in_use_is_known_at_once(fresh_python, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = fresh_python("launch/serve.py", "--config", "configs/dars_b.py", "--workdir",
+                            tmp_path, "--port", taken.getsockname()[1], timeout=20)  # fmt: skip
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert "--port" in line and "in use" in line

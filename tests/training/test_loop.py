@@ -1,0 +1,213 @@
+"""Whole runs of the embedded policy, shrunk: the same every time, stopped or not."""
+
+import dataclasses
+import json
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import threading
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+from small_runs import SMALL, STEPS, make_config
+
+from dars_jax.config import flatten
+from dars_jax.records import metrics
+from dars_jax.records.checkpoint import Checkpoints
+from dars_jax.setup import build
+from dars_jax.tasks import countdown
+from dars_jax.training import loop
+
+pytestmark = pytest.mark.usefixtures("base_policy")
+
+REPO = pathlib.Path(__file__).resolve().parents[2]
+TIMES = ("seconds", "_per_s")
+CONFIGS = ["grpo", "depth_naive", "breadth_naive", "dars_et", "dars_hw", "dars_b"]
+KEYS = {
+    "step", "reward_mean", "pass_at_1", "solved_none", "solved_some", "solved_all",
+    "rescued_prompts", "rollouts_per_prompt", "top_up_histogram", "advantage_share", "entropy",
+    "clip_fraction", "grad_norm", "response_length", "truncated_share", "tokens", "groups_kept",
+    "logprob_gap", "seconds_prefill", "seconds_decode", "seconds_grade", "seconds_allocate",
+    "seconds_update", "seconds_publish", "tokens_per_s",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def parts(prompt_files):
+    return build.make_parts(build.make_plan(make_config(prompt_files)), print)
+
+
+def run(parts, workdir, **changes):
+    """Trains with the settings of `parts` but for `changes` that need no other program."""
+    config = ml_collections.ConfigDict(parts.plan.config.to_dict())
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    parts = dataclasses.replace(parts, plan=build.make_plan(config))
+    workdir.mkdir(exist_ok=True)
+    console = metrics.Console(config.train.num_steps)
+    with build.make_grader(parts.plan) as grader:
+        return loop.Trainer(parts, grader, workdir, console).run()
+
+
+def lines(workdir):
+    return [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(rows):
+    return [{k: v for k, v in row.items() if not (k.startswith(TIMES[0]) or k.endswith(TIMES[1]))}
+            for row in rows]  # fmt: skip
+
+
+def final_state(parts, workdir, step=STEPS):
+    checkpoints = Checkpoints(workdir / "checkpoints", flatten(parts.plan.config), 2)
+    assert checkpoints.latest() == step
+    state = checkpoints.restore(step, build.initial_state(parts), parts.shardings)
+    checkpoints.close()
+    return state
+
+
+def assert_same_run(parts, one, other):
+    assert without_times(lines(one)) == without_times(lines(other))
+    for x, y in zip(*(jax.tree.leaves(final_state(parts, w)) for w in (one, other)), strict=True):
+        np.testing.assert_array_equal(x, y)
+    for name in ("step_000000.jsonl", f"step_{STEPS:06d}.jsonl"):
+        assert (one / "eval" / name).read_bytes() == (other / "eval" / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(parts, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "a"
+    return workdir, run(parts, workdir)
+
+
+def test_a_run_leaves_metrics_answers_and_a_checkpoint(parts, uninterrupted):
+    workdir, (before, after) = uninterrupted
+    rows = lines(workdir)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    learned = [row for row in rows if row["groups_kept"]]
+    assert learned and all(row.keys() >= KEYS for row in learned)
+    for row in rows:
+        histogram = {int(k): v for k, v in row["top_up_histogram"].items()}
+        assert sum(histogram.values()) == row["num_prompts"]
+        top_ups = sum(k * v for k, v in histogram.items())
+        assert row["num_rollouts"] == 8 * row["num_prompts"] + top_ups
+        assert row["rollouts_per_prompt"] == row["num_rollouts"] / row["num_prompts"]
+    assert max(row["logprob_gap_max"] for row in learned) < 1e-4
+    assert before.num_problems == after.num_problems == 5
+    answers = [json.loads(x) for x in (workdir / "eval/step_000004.jsonl").read_text().splitlines()]
+    assert len(answers) == 5 * 4
+    assert np.mean([x["reward"] for x in answers]) == pytest.approx(after.avg)
+    for x in answers:
+        assert x["reward"] == countdown.check(x["response"], x["answer"][0])
+    assert int(final_state(parts, workdir).step) == STEPS
+
+
+def test_two_runs_are_identical(parts, uninterrupted, tmp_path):
+    run(parts, tmp_path / "b")
+    assert_same_run(parts, uninterrupted[0], tmp_path / "b")
+
+
+def test_a_run_in_two_parts_is_identical(parts, uninterrupted, tmp_path):
+    run(parts, tmp_path, train__num_steps=2)
+    run(parts, tmp_path, checkpoint__every=3)  # which may change
+    (tmp_path / "eval" / "step_000002.jsonl").unlink()
+    assert_same_run(parts, uninterrupted[0], tmp_path)
+
+
+def test_a_changed_configuration_is_refused_with_the_difference(parts, uninterrupted):
+    workdir, _ = uninterrupted
+    with pytest.raises(ValueError, match=r"optimizer\.learning_rate: 0.0002 before, 0.1 now"):
+        run(parts, workdir, optimizer__learning_rate=0.1)
+
+
+def test_the_command_refuses_it_in_one_line(prompt_files, uninterrupted, fresh_python):
+    settings = SMALL | prompt_files | {"optimizer.learning_rate": 0.1}
+    done = fresh_python(
+        "launch/tpu_run.py", "--config", "configs/dars_hw.py", "--workdir", uninterrupted[0],
+        *(f"--config.{k}={v}" for k, v in settings.items()),
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "optimizer.learning_rate" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_nothing_kept_is_a_normal_step(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(countdown, "check", lambda response, answer: False)
+    run(parts, tmp_path, train__num_steps=1)
+    (row,) = lines(tmp_path)
+    assert row["groups_kept"] == 0 and row["update_skipped"] == 1
+    assert row["top_up_histogram"] == {"24": 6}  # all wrong: all get the cap of 32
+    start = build.initial_state(parts)
+    end = final_state(parts, tmp_path, 1)
+    for x, y in zip(*(jax.tree.leaves(s.params) for s in (start, end)), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_nothing_to_top_up_is_a_normal_step(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(countdown, "check", lambda response, answer: True)
+    run(parts, tmp_path, train__num_steps=1)
+    (row,) = lines(tmp_path)
+    assert row["solved_all"] == 1 and row["top_up_histogram"] == {"0": 6}
+
+
+def test_a_mini_batch_without_signal_is_normal(prompt_files, tmp_path, monkeypatch):
+    first, second = (countdown.answer_of(p) for p in countdown.train_problems()[:2])
+    assert first != second
+    monkeypatch.setattr(
+        countdown,
+        "check",
+        lambda response, answer: answer == first and sum(map(ord, response)) % 2 == 0,
+    )
+    rows = [json.dumps({"problem": p, "answer": countdown.answer_of(p)})
+            for p in countdown.train_problems()[:2]]  # fmt: skip
+    (tmp_path / "two.jsonl").write_text("\n".join(rows))
+    files = prompt_files | {"data.train": str(tmp_path / "two.jsonl")}
+    config = make_config(files, "grpo", rollout__num_prompts=2, learner__micro_batch_rows=2)
+    run(build.make_parts(build.make_plan(config), print), tmp_path / "w")
+    applied = [row.get("updates_applied", 0) for row in lines(tmp_path / "w")]
+    assert len(applied) == STEPS and set(applied) <= {0, 1} and sum(applied) > 2
+
+
+@pytest.mark.parametrize("arm", CONFIGS)
+def test_every_arm_runs(arm, prompt_files, tmp_path):
+    config = make_config(prompt_files, arm, train__num_steps=2)
+    parts = build.make_parts(build.make_plan(config), print)
+    run(parts, tmp_path)
+    rows = lines(tmp_path)
+    assert [row["step"] for row in rows] == [1, 2]
+    n_pre = 32 if arm == "depth_naive" else 8
+    if arm.startswith("dars"):
+        assert max(row["rollouts_per_prompt"] for row in rows) > n_pre
+    else:
+        assert {row["rollouts_per_prompt"] for row in rows} == {n_pre}
+
+
+def test_interrupted_at_any_moment_it_ends_with_the_same_weights(
+    parts, prompt_files, uninterrupted, tmp_path
+):
+    overrides = SMALL | prompt_files | {"train.num_steps": STEPS}
+    command = [sys.executable, "launch/tpu_run.py", "--config", "configs/dars_hw.py",
+               "--workdir", str(tmp_path / "w")]  # fmt: skip
+    command += [f"--config.{k}={v}" for k, v in overrides.items()]
+    rng = random.Random(0)
+    codes = []
+    for attempt in range(6):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+                                   text=True, cwd=REPO)  # fmt: skip
+        if attempt < 2:  # once in the first steps, once in those after
+            seen = 0
+            for line in process.stderr:
+                seen += line.startswith("step ") or "held-out" in line
+                if seen > attempt:
+                    delay = rng.random() * 0.5
+                    threading.Timer(delay, process.send_signal, [signal.SIGINT]).start()
+                    break
+        _, rest = process.communicate(timeout=300)
+        codes.append(process.returncode)
+        assert process.returncode in (0, 130), rest
+        if process.returncode == 0:
+            break
+    assert codes[-1] == 0 and 130 in codes, codes
+    assert_same_run(parts, uninterrupted[0], tmp_path / "w")
