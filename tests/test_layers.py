@@ -160,6 +160,12 @@ def test_the_plain_package_has_what_the_plain_installation_has():
     assert tops - set(sys.stdlib_module_names) <= {"jax", "numpy"}
 
 
+def test_nothing_leans_on_private_parts_of_jax():
+    for name, path in FILES.items():
+        text = path.read_text()
+        assert "jax._src" not in text and "args_res" not in text, name
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_file_stays_within_400_lines(name):
     lines = len(FILES[name].read_text().splitlines())

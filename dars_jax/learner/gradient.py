@@ -157,9 +157,7 @@ class Passes:
             if not keep:
                 return self._block(layer, x, *given), None
             x, pull = jax.vjp(block, layer, x, *given)
-            _, x_kept, *_ = pull.args_res
-            pull.args_res = [None, x_kept, None, None]  # the rest is at hand later
-            return x, pull
+            return x, _Saved.of(pull, (layer, given))
 
         return lax.scan(body, x, layers)
 
@@ -171,10 +169,9 @@ class Passes:
 
         def body(carry: tuple[jax.Array, Any], xs: Any) -> tuple[Any, None]:
             dx, total = carry
-            index, layer, pull = xs
+            index, layer, saved = xs
             layer = self._whole(layer)
-            pull.args_res = [layer, pull.args_res[1], *given]
-            d_layer, dx, *_ = pull(dx)
+            d_layer, dx, *_ = saved.pull((layer, given))(dx)
             if self._split("layers"):
                 d_layer = sharding.scatter_sum(d_layer, self._layer_specs(), "fsdp")
                 # XLA fails to move a reduce-scatter out of the loop past the conversion below.
@@ -184,6 +181,39 @@ class Passes:
         index = jnp.arange(self.model.num_layers)
         (dx, total), _ = lax.scan(body, (dx, total), (index, layers, saved), reverse=True)
         return dx, total
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["residuals"], meta_fields=["at_hand", "tree"]
+)
+@dataclasses.dataclass(frozen=True)
+class _Saved:
+    """What the forward pass of a layer leaves for its backward pass, weights not included.
+
+    What `jax.vjp` returns is a pytree whose leaves are the saved values.  Those that are at hand
+    in the backward pass anyway, as the weights are, need not be stacked over the layers.
+    """
+
+    residuals: list[jax.Array]
+    at_hand: tuple[
+        int | None, ...
+    ]  # for every leaf: its place among the known values, if it is one
+    tree: Any  # of the function that `jax.vjp` returned
+
+    @classmethod
+    def of(cls, pull: Any, known: Any) -> "_Saved":
+        """Leaves out of the saved values those that are in `known`."""
+        leaves, tree = jax.tree.flatten(pull)
+        place = {id(x): i for i, x in enumerate(jax.tree.leaves(known))}
+        at_hand = tuple(place.get(id(x)) for x in leaves)
+        rest = [x for x, i in zip(leaves, at_hand, strict=True) if i is None]
+        return cls(rest, at_hand, tree)
+
+    def pull(self, known: Any) -> Any:
+        """The function from the gradient of outputs to that of inputs; `known` as before."""
+        rest, known = iter(self.residuals), jax.tree.leaves(known)
+        leaves = [next(rest) if i is None else known[i] for i in self.at_hand]
+        return jax.tree.unflatten(self.tree, leaves)
 
 
 def _add_at(index: jax.Array, total: jax.Array, new: jax.Array) -> jax.Array:
