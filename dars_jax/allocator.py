@@ -26,17 +26,18 @@ its size, and with it the allocation, away again.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 SCHEDULES = ("et", "hw")
 MAX_GROUP = 1024  # N**3 and 2 * N**3 must stay below 2**31
 
 
 def top_up(
-    num_correct: jax.Array,
-    num_sampled: int | jax.Array,
+    num_correct: ArrayLike,
+    num_sampled: ArrayLike,
     *,
     schedule: str,
-    n_max: int | jax.Array,
+    n_max: ArrayLike,
     use_std: bool = False,
 ) -> jax.Array:
     """Additional rollouts for each prompt, given the counts so far.
@@ -76,7 +77,7 @@ def top_up(
     return jnp.where(2 * k < n, jnp.maximum(wanted, 0), 0).astype(jnp.int32)
 
 
-def _check_sizes(num_sampled: int | jax.Array, n_max: int | jax.Array) -> None:
+def _check_sizes(num_sampled: ArrayLike, n_max: ArrayLike) -> None:
     if isinstance(num_sampled, jax.core.Tracer) or np.size(num_sampled) == 0:
         return
     largest = int(np.max(num_sampled))

@@ -153,7 +153,7 @@ def in_turn() -> Iterator[None]:
             barrier()
 
 
-def gather(x: np.ndarray) -> np.ndarray:
+def gather(x: np.ndarray | np.int32) -> np.ndarray:
     """An array of the same shape and dtype from every process -> [processes, ...]."""
     if jax.process_count() == 1:
         return np.asarray(x)[None]

@@ -10,12 +10,13 @@ over devices cannot change the gradient: no part of the batch is ever averaged o
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 AGGREGATIONS = ("dr_grpo", "token_mean", "sequence_mean")
 
 
 def group_sums(
-    values: jax.Array, group_ids: jax.Array, num_groups: int, mask: jax.Array | None = None
+    values: ArrayLike, group_ids: ArrayLike, num_groups: int, mask: ArrayLike | None = None
 ) -> jax.Array:
     """Sum of float[rollouts] within each group -> float32[num_groups]."""
     values = jnp.asarray(values, jnp.float32)
@@ -25,12 +26,12 @@ def group_sums(
 
 
 def group_advantages(
-    rewards: jax.Array,
-    group_ids: jax.Array,
+    rewards: ArrayLike,
+    group_ids: ArrayLike,
     num_groups: int,
     *,
     use_std: bool = False,
-    mask: jax.Array | None = None,
+    mask: ArrayLike | None = None,
 ) -> jax.Array:
     """Advantage of each rollout within its group.
 
@@ -60,7 +61,7 @@ def group_advantages(
 
 
 def has_signal(
-    rewards: jax.Array, group_ids: jax.Array, num_groups: int, mask: jax.Array | None = None
+    rewards: ArrayLike, group_ids: ArrayLike, num_groups: int, mask: ArrayLike | None = None
 ) -> jax.Array:
     """Groups whose rewards are not all the same -> bool[num_groups]; the others drop.
 
@@ -85,7 +86,7 @@ def cumulative_advantage(
 
 
 def token_weights(
-    lengths: jax.Array, kept: jax.Array, *, aggregation: str, max_length: int
+    lengths: ArrayLike, kept: ArrayLike, *, aggregation: str, max_length: int
 ) -> jax.Array:
     """Weight of every response token of a rollout in the policy loss.
 

@@ -20,6 +20,7 @@ import functools
 import json
 import os
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -58,7 +59,7 @@ def bench_simulate(_: argparse.Namespace) -> None:
             print(json.dumps(line), flush=True)
 
 
-_COMMANDS = {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "rollout": steps.bench_rollout, "update": steps.bench_update, "step": steps.bench_step,
     "allocate": bench_allocate, "simulate": bench_simulate,
 }  # fmt: skip

@@ -84,7 +84,7 @@ def bench_rollout(policy: Policy, work: Work, args: argparse.Namespace) -> None:
 
 def make_update(
     policy: Policy, work: Work, row_tokens: int, rows: int
-) -> tuple[Callable[..., Any], TrainState, Callable[[Rollouts, np.ndarray], UpdateBatch]]:
+) -> tuple[jax.stages.Wrapped, TrainState, Callable[[Rollouts, np.ndarray], UpdateBatch]]:
     """(update program, fresh state, function that packs rollouts with their advantages)."""
     loss_config = loss.LossConfig(1.0, 0.2, 0.2, 0.0, 0.0)
     settings = update.UpdateConfig(

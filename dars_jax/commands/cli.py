@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -27,7 +28,7 @@ _WORKDIR = flags.DEFINE_string(
 )  # fmt: skip
 
 
-def fail(message: str, code: int = EXIT_USAGE) -> None:
+def fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
     """Prints one line and exits."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(code)
@@ -88,7 +89,7 @@ def define_processes() -> None:
 def processes() -> tuple[str, int, int] | None:
     """(HOST:PORT of process 0, number of processes, own index); None without the flags."""
     names = ("coordinator", "num_processes", "process_id")
-    values = tuple(flags.FLAGS[name].value for name in names)
+    values: tuple[Any, ...] = tuple(flags.FLAGS[name].value for name in names)
     missing = [f"--{name}" for name, value in zip(names, values, strict=True) if value is None]
     if len(missing) == len(names):
         return None

@@ -80,7 +80,7 @@ def compile_step(
                              f"{longest}")  # fmt: skip
     derived = rollouts_per_prompt is None
     notes.append(made.choices)
-    rollouts = cost.expected_rollouts(made) if derived else rollouts_per_prompt
+    rollouts = cost.expected_rollouts(made) if rollouts_per_prompt is None else rollouts_per_prompt
     work = cost.workload(made, mean_response or longest / 3, rollouts)
     if num_layers:
         notes.append(f"a model of {num_layers} instead of {model.num_layers} layers: not the real "

@@ -95,6 +95,7 @@ def score(
                 samples[generation.id] = sample + 1
                 where[done], reward[done] = places[generation.id], grade.reward
                 if has_lengths:
+                    assert generation.length is not None
                     length[done], truncated[done] = generation.length, generation.truncated
                 done += 1
                 line = {"id": generation.id, "sample": sample, "reward": grade.reward,

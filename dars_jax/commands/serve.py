@@ -69,7 +69,8 @@ def serve(
         encode = functools.partial(
             prompts.encode_prompt, tokenizer, chat=c.chat, system_prompt=c.system_prompt
         )
-        ended = queue.SimpleQueue()  # a signal handler may put into it at any moment
+        # a signal handler may put into it at any moment
+        ended: queue.SimpleQueue[int | Exception] = queue.SimpleQueue()
         server = Server(
             engine, params, encode, tokenizer.decode, host=host, port=port, failed=ended.put
         )

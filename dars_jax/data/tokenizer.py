@@ -5,7 +5,7 @@ answer, which one pads, whether a prompt starts with BOS, and the chat template.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ class Tokenizer(Protocol):
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a raw text prompt, with the BOS in front if the model was made with one."""
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids without special tokens; ids beyond the vocabulary give no text."""
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
@@ -87,7 +87,7 @@ class SentencePieceTokenizer:
         """See `Tokenizer.encode_prompt`."""
         return ([] if self.bos_id is None else [self.bos_id]) + self.encode(text)
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """See `Tokenizer.decode`."""
         return self._model.decode(_visible(ids, self._hidden, self.vocab_size))
 
@@ -150,7 +150,7 @@ class HuggingFaceTokenizer:
             ids.pop()
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """See `Tokenizer.decode`."""
         visible = _visible(ids, self._hidden, self.vocab_size)
         return self._model.decode(visible, skip_special_tokens=True)
@@ -257,5 +257,5 @@ def _content(token: str | Mapping[str, Any]) -> str:
     return token if isinstance(token, str) else token["content"]
 
 
-def _visible(ids: Sequence[int], hidden: set[int | None], vocab_size: int) -> list[int]:
+def _visible(ids: Iterable[int], hidden: Container[int | None], vocab_size: int) -> list[int]:
     return [i for i in map(int, ids) if i not in hidden and 0 <= i < vocab_size]

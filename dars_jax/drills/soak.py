@@ -38,7 +38,7 @@ class Compilations:
         self.count = 0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event: str, seconds: float, **_: Any) -> None:
+    def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
         self.count += event == "/jax/core/compile/backend_compile_duration"
 
 
@@ -104,6 +104,7 @@ def soak(requests: int, tolerance_mb: float) -> list[str]:
             }
             print(json.dumps(now | {"warm": True} if warm else now), flush=True)
             before = now if warm else before
+    assert before is not None  # there are ten rounds at least
     for key in ("live_arrays", "live_bytes", "programs"):
         if now[key] != before[key]:
             wrong.append(f"{key}: {before[key]} after the first tenth, {now[key]} at the end")

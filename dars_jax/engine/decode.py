@@ -29,11 +29,12 @@ from dars_jax.engine.state import (
 )
 from dars_jax.policy import decoder
 from dars_jax.policy.attention import prompt_attention
+from dars_jax.types import Array
 
 _CHUNK = 64  # requests whose first logits exist at a time
 
 
-def stream_key(stream: jax.Array) -> jax.Array:
+def stream_key(stream: Array) -> jax.Array:
     """The random key of a request, from what it means: int32[5] seed, step, stage, prompt, sample.
 
     Slot, batch company and restarts do not enter, so a completion made again is the same one.
@@ -75,13 +76,13 @@ def prompt_states(
     """Right-padded prompts int32[n,p] -> (key and value [n,p,K,d] per layer, last hidden [n,D])."""
     position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     x = jnp.take(params["embedding"], tokens, axis=0)
-    states = []
+    states: list[Any] = []
     for layer in params["layers"]:
         block = decoder.Block(model_config, prompt_attention, config.dtype)
         x, state = block.apply({"params": layer}, x, position, None)
         states.append(state)
     norm = decoder.RMSNorm(model_config.norm_eps, "norm")
-    hidden = norm.apply({"params": params["final_norm"]}, x)
+    hidden: Any = norm.apply({"params": params["final_norm"]}, x)
     return states, hidden[jnp.arange(len(tokens)), length - 1]
 
 
@@ -102,6 +103,7 @@ def prefill(
     states, hidden = prompt_states(params, model_config, config, tokens, length)
     caches = prefixes.caches
     if config.page_size:
+        assert isinstance(pool, PagedCache)
         pool = kv_cache.store_paged(pool, states, row)
     else:
         caches = kv_cache.store_dense(caches, states, row)

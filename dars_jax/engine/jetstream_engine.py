@@ -282,6 +282,7 @@ def _prefill_one(
 def _insert(slots: Slots, slot: jax.Array, prefix: Prefix) -> Slots:
     """One replica's share of `PolicyEngine.insert`; slot S is none of its own."""
     put = lambda old, value: old.at[slot].set(value, mode="drop")  # noqa: E731
+    assert not isinstance(slots.caches, kv_cache.PagedCache)
     caches = tuple(
         LayerCache(
             old.key.at[slot, :, :, : new.key.shape[-1]].set(new.key[0], mode="drop"),

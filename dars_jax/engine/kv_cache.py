@@ -15,6 +15,7 @@ heads, d head size, N pages, p tokens of a page, M pages of a slot's table.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -230,6 +231,7 @@ def forward_token(
     Idle slots write nothing, and what comes out for them means nothing.
     """
     forward = functools.partial(decoder.forward_token, params, config, token)
+    states: tuple[Any, ...]
     if not isinstance(caches, PagedCache):
         at = jnp.where(active, position, capacity(caches))
         states = tuple((layer, at) for layer in caches)

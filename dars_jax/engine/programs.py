@@ -15,6 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from dars_jax.engine import decode
 from dars_jax.engine import state as engine_state
+from dars_jax.engine.kv_cache import PagedCache
 from dars_jax.engine.state import DecodeConfig, Prefixes, Report, Slots, Work
 from dars_jax.policy import decoder, sharding
 
@@ -45,7 +46,7 @@ class Programs:
             functools.partial(decode.enqueue, config), 3, has_params=True, donate=(2,)
         )
         self.drain = self.per_replica(decode.drain, 2)
-        self.runs: dict[bool, Callable[..., Any]] = {  # by whether it may return to shrink
+        self.runs: dict[bool, jax.stages.Wrapped] = {  # by whether it may return to shrink
             shrink: self.per_replica(
                 functools.partial(decode.run, config, model_config, shrink), 3,
                 has_params=True, num_shared=1, donate=(2, 3),
@@ -105,10 +106,12 @@ class Programs:
         """See `decode.resize`.  Pages stay where they are: only tables pass through the program."""
         if not self.config.page_size:
             return self._resize(size, capacity)(slots)
-        layers = slots.caches.layers
-        tables = dataclasses.replace(slots.caches, layers=())
+        pages = slots.caches
+        assert isinstance(pages, PagedCache)
+        tables = dataclasses.replace(pages, layers=())
         slots = self._resize(size, capacity)(dataclasses.replace(slots, caches=tables))
-        caches = dataclasses.replace(slots.caches, layers=layers)
+        assert isinstance(slots.caches, PagedCache)
+        caches = dataclasses.replace(slots.caches, layers=pages.layers)
         return dataclasses.replace(slots, caches=caches)
 
     def per_replica(
@@ -119,7 +122,7 @@ class Programs:
         has_params: bool = False,
         num_shared: int = 0,
         donate: tuple[int, ...] = (),
-    ) -> Callable[..., Any]:
+    ) -> jax.stages.Wrapped:
         """Jits `function` of one replica's arrays as a program over all replicas.
 
         Arguments: the parameters if `has_params`, then `num_split` arguments with a leading replica

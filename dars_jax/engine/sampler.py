@@ -9,15 +9,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from dars_jax.types import Array
+
 _CHUNK = 128  # one TPU lane width; two levels of it cover any vocabulary in use
 
 
 def sample(
     logits: jax.Array,
     uniform: jax.Array,
-    temperature: jax.Array,
-    top_p: jax.Array,
-    top_k: jax.Array,
+    temperature: Array,
+    top_p: Array,
+    top_k: Array,
     *,
     filters: bool,
 ) -> tuple[jax.Array, jax.Array]:
@@ -90,7 +92,7 @@ def _first(passed: jax.Array, live: jax.Array) -> jax.Array:
     return jnp.where(first < size, first, last)
 
 
-def _filter(weight: jax.Array, top_p: jax.Array, top_k: jax.Array) -> jax.Array:
+def _filter(weight: jax.Array, top_p: Array, top_k: Array) -> jax.Array:
     """Zeroes what lies outside the nucleus or the k most likely; ties at the edge stay in.
 
     The largest threshold that still keeps enough is found by bisection on the bits of the floats:
@@ -105,7 +107,7 @@ def _filter(weight: jax.Array, top_p: jax.Array, top_k: jax.Array) -> jax.Array:
         count = jnp.sum(kept, axis=-1, keepdims=True)
         return count >= k, jnp.sum(jnp.where(kept, weight, 0.0), -1, keepdims=True) >= mass
 
-    def halve(_: int, bounds: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def halve(_step: int, bounds: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         low_k, high_k, low_p, high_p = bounds
         mid_k, mid_p = (low_k + high_k + 1) // 2, (low_p + high_p + 1) // 2
         as_float = lambda bits: jax.lax.bitcast_convert_type(bits, jnp.float32)  # noqa: E731

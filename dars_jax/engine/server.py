@@ -11,7 +11,7 @@ whole process with SIGKILL.
 import asyncio
 import dataclasses
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from threading import Thread
 from typing import Any
 
@@ -123,7 +123,7 @@ class Orchestrator(orchestrator.LLMOrchestrator):
         self,
         driver: Driver,
         engine: PolicyEngine,
-        encode: Callable[[str], Sequence[int]],
+        encode: Callable[[str], Iterable[int]],
         decode: Callable[[Sequence[int]], str],
     ):
         super().__init__(driver)
@@ -195,7 +195,7 @@ class Server:
         self,
         engine: PolicyEngine,
         params: decoder.Params,
-        encode: Callable[[str], Sequence[int]],
+        encode: Callable[[str], Iterable[int]],
         decode: Callable[[Sequence[int]], str],
         *,
         host: str,

@@ -187,6 +187,7 @@ class Session:
 
     def finish(self) -> Progress:
         """Waits for the dispatch.  Goes on with fewer slots or longer caches if that is due."""
+        assert self._pending is not None  # `start` came before
         report, size = self._pending
         report = self.replicas.local(report)
         whole = report.length > 0

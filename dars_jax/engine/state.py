@@ -8,6 +8,7 @@ without that axis.
 """
 
 import dataclasses
+from typing import TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,13 @@ import jax.numpy as jnp
 from dars_jax.engine import kv_cache
 from dars_jax.engine.kv_cache import Caches, Layers, PageLayout
 from dars_jax.policy import decoder
+from dars_jax.types import Array
+
+_T = TypeVar("_T")
 
 
-def _pytree(cls: type) -> type:
+@dataclass_transform(frozen_default=True)
+def _pytree(cls: type[_T]) -> type[_T]:
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
@@ -67,9 +72,9 @@ class DecodeConfig:
 class Sampling:
     """Sampling parameters, one entry per request."""
 
-    temperature: jax.Array  # float32[...]; 0 is greedy
-    top_p: jax.Array  # float32[...]
-    top_k: jax.Array  # int32[...]
+    temperature: Array  # float32[...]; 0 is greedy
+    top_p: Array  # float32[...]
+    top_k: Array  # int32[...]
 
 
 @_pytree
@@ -117,10 +122,10 @@ class Work:
 class Requests:
     """New work for `enqueue`; `row` = W marks padding."""
 
-    row: jax.Array  # int32[E,n], where the completion is to be written
-    prefix: jax.Array  # int32[E,n]
-    stream: jax.Array  # int32[E,n,5]: seed, step, stage, prompt, sample
-    limit: jax.Array  # int32[E,n]
+    row: Array  # int32[E,n], where the completion is to be written
+    prefix: Array  # int32[E,n]
+    stream: Array  # int32[E,n,5]: seed, step, stage, prompt, sample
+    limit: Array  # int32[E,n]
     sampling: Sampling  # [E,n]
 
 
@@ -149,6 +154,7 @@ def empty_slots(
 ) -> Slots:
     """Idle slots of one replica, with caches of `capacity` positions if they are dense."""
     ints = jnp.zeros(slots, jnp.int32)
+    caches: Caches
     if config.pages is None:
         caches = kv_cache.empty_dense(model_config, config.dtype, slots, capacity)
     else:
@@ -181,7 +187,7 @@ def empty_work(config: DecodeConfig) -> Work:
 def empty_prefixes(config: DecodeConfig, model_config: decoder.ModelConfig) -> Prefixes:
     """An empty prefix store, one replica."""
     g = config.prefixes
-    caches = ()
+    caches: Layers = ()
     if config.pages is None:
         caches = kv_cache.empty_dense(model_config, config.dtype, g, config.prompt_tokens)
     return Prefixes(

@@ -105,7 +105,8 @@ def find(argument: str) -> list[Path]:
 
 def load(path: Path) -> Benchmark:
     """The problems and answers of a file, without tokens; raises as prompts.load_examples does."""
-    examples = prompts.load_examples(str(path), _NoTokenizer(), chat=False, max_prompt_tokens=1)
+    tokenizer = _NoTokenizer()  # type: ignore[abstract]  # without a chat nothing else is asked of it
+    examples = prompts.load_examples(str(path), tokenizer, chat=False, max_prompt_tokens=1)
     return identify(str(path), examples, None)
 
 

@@ -126,7 +126,9 @@ class Passes:
         return total.at[tokens].add(dx.astype(jnp.float32))
 
     def _final_norm(self, params: decoder.Params, x: jax.Array) -> jax.Array:
-        return decoder.RMSNorm(self.model.norm_eps, "norm").apply({"params": params}, x)
+        norm = decoder.RMSNorm(self.model.norm_eps, "norm")
+        hidden: Any = norm.apply({"params": params}, x)
+        return hidden
 
     def _block(self, layer: Any, x: jax.Array, position: jax.Array, packing: Any) -> jax.Array:
         block = decoder.Block(self.model, self.attention, self.dtype)

@@ -14,7 +14,6 @@ pass supplies the old log-probs, and no separate pass is run.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -96,7 +95,7 @@ def state_shardings(
 ) -> TrainState:
     """Where every leaf of the TrainState lives; moments lie where their parameter lies."""
     params = sharding.param_shardings(config, mesh)
-    everywhere = sharding.replicated(mesh)
+    everywhere: Any = sharding.replicated(mesh)
     shapes = jax.eval_shape(optimizer.init, decoder.abstract_params(config))
     opt_state = optax.tree.map_params(
         optimizer, lambda _, s: s, shapes, params, transform_non_params=lambda _: everywhere
@@ -118,7 +117,7 @@ def make_update(
     model_config: decoder.ModelConfig,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
-) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+) -> jax.stages.Wrapped:
     """Compiles `update(state, batch, reference) -> (state, metrics)`; the state is donated.
 
     `reference` are the parameters of the KL term, or None where kl_coef is 0.  Every metric is

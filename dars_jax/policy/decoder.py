@@ -157,7 +157,7 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.with_logical_partitioning(nn.initializers.ones_init(), (self.axis,))
-        scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
+        scale: Any = self.param("scale", init, (x.shape[-1],), jnp.float32)
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
         return (y * scale).astype(x.dtype)
@@ -229,7 +229,7 @@ class Decoder(nn.Module):
         c = self.config
         normal = nn.initializers.normal(0.02)
         table = nn.with_logical_partitioning(normal, ("vocab", "embed"))
-        embedding = self.param("embedding", table, (c.vocab_size, c.d_model), jnp.float32)
+        embedding: Any = self.param("embedding", table, (c.vocab_size, c.d_model), jnp.float32)
         if not c.tied_head:
             head = nn.with_logical_partitioning(normal, ("vocab", "embed"))
             self.param("head", head, (c.vocab_size, c.d_model), jnp.float32)
@@ -337,4 +337,5 @@ def forward_token(
         x, new = block.apply({"params": layer}, x, position[:, None], state)
         kept.append(new)
     norm = RMSNorm(config.norm_eps, "norm")
-    return norm.apply({"params": params["final_norm"]}, x)[:, 0], tuple(kept)
+    hidden: Any = norm.apply({"params": params["final_norm"]}, x)
+    return hidden[:, 0], tuple(kept)

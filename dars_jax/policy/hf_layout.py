@@ -144,10 +144,10 @@ def _fill(
         whole += [len(rows), *(size[letter] for letter in axis[1:])]
         keep += [slice(None), *(slice(cut[i].start, cut[i].stop) for i in axis[1:])]
     out = out.transpose(layout.order)  # a view in the stored order
-    for rows in chunks(lead[0], 4 * unit[0] * math.prod(s.stop - s.start for s in columns)):
-        block = tensor.read((slice(rows.start * unit[0], rows.stop * unit[0]), *columns))
+    for piece in chunks(lead[0], 4 * unit[0] * math.prod(s.stop - s.start for s in columns)):
+        block = tensor.read((slice(piece.start * unit[0], piece.stop * unit[0]), *columns))
         block = block.reshape(-1, *whole[1:])[tuple(keep)]
-        out[rows.start - lead[0].start : rows.stop - lead[0].start] = block
+        out[piece.start - lead[0].start : piece.stop - lead[0].start] = block
 
 
 def chunks(rows: range, row_bytes: int) -> Iterator[slice]:

@@ -97,9 +97,10 @@ def batch_shardings(mesh: Mesh) -> UpdateBatch:
     """Rows split over all devices, bounds and counts everywhere."""
     whole, split = replicated(mesh), NamedSharding(mesh, PartitionSpec(MESH_AXES))
     names = [f.name for f in dataclasses.fields(UpdateBatch)]
-    return UpdateBatch(
-        **{name: whole if name in ("bounds", "token_count") else split for name in names}
-    )
+    fields: dict[str, Any] = {
+        name: whole if name in ("bounds", "token_count") else split for name in names
+    }
+    return UpdateBatch(**fields)
 
 
 def put_batch(batch: UpdateBatch, mesh: Mesh) -> UpdateBatch:

@@ -87,7 +87,8 @@ def load_params(
     def load(path: Any, leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.Array:
         pieces = {}  # devices that hold the same part share it
 
-        def piece(index: tuple[slice, ...]) -> np.ndarray:
+        def piece(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None  # every device holds a part
             part = tuple(range(*s.indices(n)) for s, n in zip(index, leaf.shape, strict=True))
             if part not in pieces:
                 pieces[part] = read_part(stored, layout_of(path), leaf.shape, part, dtype)
@@ -165,7 +166,7 @@ def write_directory(
     first = next(tensors)
     tensors = itertools.chain([first], tensors)
     plan = _plan_shards(config, first[1].itemsize, max_shard_bytes)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, count in enumerate(plan, 1):
         shard = dict(itertools.islice(tensors, count))
         file = SINGLE if len(plan) == 1 else f"model-{number:05d}-of-{len(plan):05d}.safetensors"
@@ -180,8 +181,8 @@ def write_directory(
     for name, document in files.items():
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         (partial / name).write_text(text, encoding="utf-8")
-    for file in copies:
-        shutil.copyfile(file, partial / file.name)
+    for original in copies:
+        shutil.copyfile(original, partial / original.name)
     for name in set(weight_map.values()):  # safetensors lets nobody but the owner read
         shutil.copymode(partial / "config.json", partial / name)
     partial.replace(directory)

@@ -4,7 +4,7 @@ import collections
 import importlib
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from dars_jax.rewards.grader import Gold, Grade, Grader, Verdict, as_forms
 from dars_jax.rewards.math_grader import MathGrader
@@ -77,7 +77,7 @@ class FunctionGrader:
         return float(reward)
 
 
-def load_grader(name: str, **kwargs: object) -> Grader:
+def load_grader(name: str, **kwargs: Any) -> Grader:
     """`math`, or `package.module:function` for a checker of your own."""
     if name == "math":
         return MathGrader(**kwargs)

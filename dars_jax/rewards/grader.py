@@ -3,7 +3,8 @@
 import dataclasses
 import enum
 from collections.abc import Sequence
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 # One accepted form, or several of which any one counts.
 Gold = str | Sequence[str]
@@ -52,6 +53,15 @@ class Grader(Protocol):
     def close(self) -> None:
         """Ends worker processes.  Ungraded responses are dropped."""
         ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
 
 
 def as_forms(gold: Gold) -> tuple[str, ...]:

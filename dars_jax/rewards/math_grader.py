@@ -5,7 +5,7 @@ import logging
 import threading
 from collections.abc import Hashable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 from dars_jax.rewards import fast_path, guard
 from dars_jax.rewards.extract import last_box
@@ -92,7 +92,7 @@ class MathGrader:
                     break
                 done = self._pump(wait=True)
             self._warn_of_timeouts()
-            return grades
+            return cast(list[Grade], grades)
 
     def counters(self) -> dict[str, int]:
         """Counts since the previous call: reading resets."""

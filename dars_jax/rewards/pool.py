@@ -55,6 +55,8 @@ class _Worker:
             # Nothing else, no token or proxy; a fixed hash seed orders sympy's sets alike.
             env={"PYTHONHASHSEED": "0"},
         )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
         self.sent: collections.deque[Item] = collections.deque()
         self.ready = False
         self._rest = b""
@@ -67,21 +69,21 @@ class _Worker:
         try:
             view = memoryview(item.line)
             while view:
-                view = view[self.process.stdin.write(view) :]
+                view = view[self.stdin.write(view) :]
         except BrokenPipeError:
             pass  # its end of file is on the way and returns the item
 
     def receive(self) -> tuple[list[dict], bool]:
         """Messages that have arrived, and whether the worker has ended."""
-        data = os.read(self.process.stdout.fileno(), 65_536)
+        data = os.read(self.stdout.fileno(), 65_536)
         *lines, self._rest = (self._rest + data).split(b"\n")
         return [json.loads(line) for line in lines], not data
 
     def end(self) -> int:
         """Reaps the process; its exit status."""
         self.process.kill()
-        self.process.stdin.close()
-        self.process.stdout.close()
+        self.stdin.close()
+        self.stdout.close()
         return self.process.wait()
 
 
@@ -129,7 +131,7 @@ class Pool:
     def close(self) -> None:
         """Ends all workers at once."""
         for worker in self._workers:
-            self._selector.unregister(worker.process.stdout)
+            self._selector.unregister(worker.stdout)
             worker.end()
         self._workers.clear()
         self._queue.clear()
@@ -142,7 +144,8 @@ class Pool:
             if (worker is None or worker.sent) and len(self._workers) < self._num_workers:
                 worker = _Worker(self._cpu_limit_s)
                 self._workers.append(worker)
-                self._selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
+                self._selector.register(worker.stdout, selectors.EVENT_READ, worker)
+            assert worker is not None  # there is one, since num_workers is at least 1
             if not worker.has_room():
                 return
             worker.send(self._queue.popleft())
@@ -164,7 +167,7 @@ class Pool:
 
     def _bury(self, worker: _Worker) -> Iterator[tuple[int, Verdict]]:
         """Blames the item in work when the limit ended the worker; queues the rest again."""
-        self._selector.unregister(worker.process.stdout)
+        self._selector.unregister(worker.stdout)
         self._workers.remove(worker)
         status = worker.process.wait()  # the pipe is at its end: it is dead or dying
         worker.end()

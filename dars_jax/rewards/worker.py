@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from dars_jax.rewards import guard
 from dars_jax.rewards.equality import rules
@@ -58,7 +59,7 @@ class _Judge:
 
     def __init__(self, cpu_limit_s: float) -> None:
         self._cpu_limit_s = cpu_limit_s
-        self._symbolic = None
+        self._symbolic: Any = None  # by_math_verify, once it is loaded
         rules.warm_up()
         self._seal = _Seal()
         self._seal.close()

@@ -108,7 +108,7 @@ class Scheduler:
         for p in np.flatnonzero(idle)[:1]:
             self._release(p)
 
-    def _release(self, p: int) -> None:
+    def _release(self, p: int | np.integer) -> None:
         if self._prefix[p] >= 0:
             self._free[self.home[p]].append(int(self._prefix[p]))
             self._prefix[p] = -1
@@ -173,7 +173,7 @@ class Scheduler:
             load[self.home[p]] += more[p]
         self._undecided[:] = False
 
-    def _place(self, p: int, more: int, load: np.ndarray) -> None:
+    def _place(self, p: int | np.integer, more: int, load: np.ndarray) -> None:
         """Queues a prompt for its top-ups, here or elsewhere; load float[E] is without them."""
         here, rows = self.home[p], self._config.n_max - self.sampled[p]
         able = (self._room >= rows) & np.array([bool(free) for free in self._free])

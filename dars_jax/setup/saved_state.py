@@ -36,8 +36,9 @@ def restore(
     if damage := checkpoint.problem(directory, step):
         raise ValueError(f"{damage}: move the checkpoint of step {step} away to use the one before")
     params = decoder.abstract_params(plan.model)
+    number: Any = jax.ShapeDtypeStruct((), jnp.int32)
     like = TrainState(
-        step=jax.ShapeDtypeStruct((), jnp.int32),
+        step=number,
         params=params,
         opt_state=jax.eval_shape(optimizer.init, params),
     )

@@ -76,8 +76,9 @@ def state_shapes(plan: Plan, mesh: Mesh) -> tuple[TrainState, Any]:
     """The TrainState, and its optimizer."""
     optimizer = update.make_optimizer(plan.optimizer)
     params = decoder.abstract_params(plan.model)
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
     state = TrainState(
-        step=jax.ShapeDtypeStruct((), jnp.int32),
+        step=step,
         params=params,
         opt_state=jax.eval_shape(optimizer.init, params),
     )
@@ -88,7 +89,7 @@ def batch_shapes(plan: Plan, mesh: Mesh) -> UpdateBatch:
     """The largest batch of the configuration."""
     shape = (plan.batch.rows, plan.batch.micro_batches, plan.batch.row_tokens)
     floats = ("advantage", "weight", "sampler_logprob")
-    shapes = {
+    shapes: dict[str, Any] = {
         f.name: jax.ShapeDtypeStruct(shape, jnp.float32 if f.name in floats else jnp.int32)
         for f in dataclasses.fields(UpdateBatch)
     }
@@ -98,7 +99,7 @@ def batch_shapes(plan: Plan, mesh: Mesh) -> UpdateBatch:
     return _at(UpdateBatch(**shapes), sharding.batch_shardings(mesh))
 
 
-def _created(jitted: Callable[..., Any], mesh: Mesh) -> Any:
+def _created(jitted: jax.stages.Wrapped, mesh: Mesh) -> Any:
     """The arrays that an engine starts with, where the compiler puts them."""
     traced = jitted.trace()
     try:

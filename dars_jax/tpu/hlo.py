@@ -62,6 +62,18 @@ class Instruction:
         found = re.search(rf"\b{key}=%?([\w.\-]+)", self.attributes)
         return found[1] if found else None
 
+    def callee(self, *keys: str) -> str:
+        """Name of the computation under the first of `keys` that is there; one must be."""
+        name = next(filter(None, map(self.called, keys)), None)
+        assert name is not None, f"{self.name} calls nothing under {keys}"
+        return name
+
+    def element(self) -> int:
+        """Which element of its operand a get-tuple-element is."""
+        found = re.search(r"index=(\d+)", self.attributes)
+        assert found is not None, f"{self.name} states no index"
+        return int(found[1])
+
 
 Computation = dict[str, Instruction]
 
@@ -204,7 +216,7 @@ def _number(module: Module, where: Computation, name: str, around: Callable | No
     if op.opcode in ("copy", "bitcast", "convert", "reshape", "copy-done", "copy-start"):
         return _number(module, where, op.operands[0], around)
     if op.opcode == "get-tuple-element":
-        index = int(re.search(r"index=(\d+)", op.attributes)[1])
+        index = op.element()
         source = where.get(op.operands[0])
         if source is not None and source.opcode == "tuple":
             return _number(module, where, source.operands[index], around)
@@ -227,12 +239,12 @@ def _element(where: Computation, name: str) -> int | None:
     source = where.get(op.operands[0])
     if source is None or source.opcode != "parameter":
         return None
-    return int(re.search(r"index=(\d+)", op.attributes)[1])
+    return op.element()
 
 
 def _unchanged(module: Module, loop: Instruction, index: int) -> bool:
     """Whether a loop hands element `index` on as it is."""
-    body = module.computations[loop.called("body")]
+    body = module.computations[loop.callee("body")]
     result = root(body)
     return result.opcode == "tuple" and _element(body, result.operands[index]) == index
 
@@ -256,8 +268,8 @@ def _trip_count(
     stated = re.search(r'known_trip_count"?:\{"n":"(\d+)"', loop.attributes)
     if stated:
         return int(stated[1])
-    condition = module.computations[loop.called("condition")]
-    body = module.computations[loop.called("body")]
+    condition = module.computations[loop.callee("condition")]
+    body = module.computations[loop.callee("body")]
     start = where.get(loop.operands[0])
 
     def initial(index: int) -> int | None:
@@ -271,7 +283,7 @@ def _trip_count(
     test = root(condition)
     arguments = test.operands
     if test.opcode == "fusion":  # a comparison wrapped in a fusion: see through its parameters
-        inner = module.computations[test.called("calls")]
+        inner = module.computations[test.callee("calls")]
         numbers = {n: int(op.body) for n, op in inner.items() if op.opcode == "parameter"}
         test = root(inner)
         if not all(o in numbers for o in test.operands):
@@ -326,19 +338,19 @@ def _visit(
 
             for key in ("condition", "body"):
                 inside = (*loops, loop)
-                yield from _visit(module, op.called(key), inside, count, trips, carried)
+                yield from _visit(module, op.callee(key), inside, count, trips, carried)
         elif op.opcode == "conditional":
             for branch in _branches(op):
                 yield from _visit(module, branch, loops, times, trips, None)
         elif op.opcode == "call":
-            yield from _visit(module, op.called("to_apply"), loops, times, trips, None)
+            yield from _visit(module, op.callee("to_apply"), loops, times, trips, None)
 
 
 def _branches(op: Instruction) -> list[str]:
     found = re.search(r"branch_computations=\{([^}]*)\}", op.attributes)
     if found:
         return re.findall(r"%?([\w.\-]+)", found[1])
-    return [op.called(key) for key in ("true_computation", "false_computation") if op.called(key)]
+    return [*filter(None, map(op.called, ("true_computation", "false_computation")))]
 
 
 # Time ------------------------------------------------------------------------------------------

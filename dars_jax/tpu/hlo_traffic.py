@@ -77,8 +77,7 @@ def _within(module: Module, name: str) -> list[tuple[Instruction, Computation]]:
         if op.opcode in KINDS:
             found.append((op, where))
         elif op.opcode in ("fusion", "call"):
-            inner = op.called("calls") or op.called("to_apply")
-            found += _within(module, inner)
+            found += _within(module, op.callee("calls", "to_apply"))
     return found
 
 
@@ -89,14 +88,15 @@ def collectives(module: Module, sites: Iterable[Site]) -> list[Collective]:
     collective.
     """
     sites = list(sites)
-    started = set()  # channels of chains
-    done = {}  # channel of a chain, or (computation, start) of a pair -> what ends it
+    started: set[str] = set()  # channels of chains
+    # channel of a chain, or (computation, start) of a pair -> what ends it
+    done: dict[str | tuple[str, str], str] = {}
     for site in sites:
         op = site.op
         if op.opcode == "fusion" and _marked(module, op, "AsyncCollectiveStart"):
-            started |= {_channel(inner) for inner, _ in _within(module, op.called("calls"))}
+            started |= {_channel(inner) for inner, _ in _within(module, op.callee("calls"))}
         elif op.opcode == "fusion" and _marked(module, op, "AsyncCollectiveDone"):
-            for inner, _ in _within(module, op.called("calls")):
+            for inner, _ in _within(module, op.callee("calls")):
                 done[_channel(inner)] = op.name
         elif op.opcode.endswith("-done") and op.operands:
             done[site.computation, op.operands[0]] = op.name
@@ -112,8 +112,10 @@ def collectives(module: Module, sites: Iterable[Site]) -> list[Collective]:
             )  # fmt: skip
         elif op.opcode in ("fusion", "async-start", "call-start"):
             called = op.called("calls") or op.called("to_apply")
+            if called is None:
+                continue
             starts = _marked(module, op, "AsyncCollectiveStart")
-            for inner, home in _within(module, called) if called else ():
+            for inner, home in _within(module, called):
                 if _channel(inner) in started and not starts:
                     continue  # a later link of a chain
                 asynchronous = (
@@ -163,7 +165,7 @@ def waits(
         for index in starts.get(here, ()):
             begin = max(now[where], free[where])
             finish[index] = free[where] = begin + link_cycles(found[index])
-        own = site.op.cycles
+        own: float = site.op.cycles
         if site.op.opcode == "while" and site.times:
             own += inside[(*(loop.name for loop in site.loops), site.op.name)] / site.times
         waiting = ends.get(here, ())
@@ -210,7 +212,7 @@ def _in_place(module: Module, op: Instruction) -> bool:
         return _aliased(op)
     if op.opcode != "fusion" or not _aliased(op):
         return False
-    called = module.computations[op.called("calls")]
+    called = module.computations[op.callee("calls")]
     result = hlo.root(called)
     results = [called[o] for o in result.operands] if result.opcode == "tuple" else [result]
     return all(_updates(called, r) for r in results)

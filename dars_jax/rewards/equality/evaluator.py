@@ -5,13 +5,15 @@ the machine.  No simplification is ever attempted: that is what hangs a computer
 """
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Any, TypeAlias
 
 import mpmath
 
 from dars_jax.rewards.equality.expression import Node, Unreadable
 
-Value = Fraction | mpmath.mpf | mpmath.mpc
+Value: TypeAlias = Fraction | mpmath.mpf | mpmath.mpc
 mp = mpmath.mp
 
 _FUEL = 40_000  # units of work for one comparison, at most about half a CPU-second
@@ -262,7 +264,7 @@ class Machine:
         return self.bounded(value)
 
 
-_OPERATORS = {
+_OPERATORS: dict[str, Callable[..., Value]] = {
     "+": Machine.add,
     "neg": Machine.negate,
     "*": Machine.multiply,
@@ -278,7 +280,12 @@ _OPERATORS = {
     r"\lceil": Machine.ceiling,
 }
 _TRIGONOMETRIC = frozenset([r"\sin", r"\cos", r"\tan", r"\cot", r"\sec", r"\csc"])
-_REDUCTIONS = {r"\min": min, r"\max": max, r"\gcd": math.gcd, r"\lcm": math.lcm}
+_REDUCTIONS: dict[str, Callable[..., Any]] = {
+    r"\min": min,
+    r"\max": max,
+    r"\gcd": math.gcd,
+    r"\lcm": math.lcm,
+}
 _FUNCTIONS = {
     r"\sin": mp.sin,
     r"\cos": mp.cos,

@@ -5,6 +5,7 @@ Forms are what rules.py speaks about.  Reading never decides what is right.
 
 import dataclasses
 import re
+from typing import TypeGuard
 
 from dars_jax.rewards.equality import expression, units
 from dars_jax.rewards.equality.expression import Node, Unreadable
@@ -253,7 +254,7 @@ def _needs_no_brackets(tokens: Tokens) -> bool:
     )
 
 
-def _is_list(form: Form) -> bool:
+def _is_list(form: Form) -> TypeGuard[Items]:
     return isinstance(form, Items) and form.kind == "list"
 
 

@@ -5,6 +5,7 @@ end points, and beyond the outermost: so membership of finitely many probes deci
 """
 
 from itertools import pairwise
+from typing import TypeGuard
 
 import mpmath
 
@@ -13,7 +14,7 @@ from dars_jax.rewards.equality.evaluator import as_float
 from dars_jax.rewards.equality.expression import Node, Unreadable
 from dars_jax.rewards.equality.forms import Form, Items, RealSet, Relation, Value
 
-_INFINITE = {r"\infty": 1, ("neg", r"\infty"): -1}
+_INFINITE: dict[Node, int] = {r"\infty": 1, ("neg", r"\infty"): -1}
 
 
 def same_set(first: Form, second: Form) -> bool:
@@ -98,7 +99,7 @@ def _half_line(sign: str, end: Value) -> RealSet:
     raise Unreadable(f"relation {sign}")
 
 
-def _is_unknown(node: Node) -> bool:
+def _is_unknown(node: Node) -> TypeGuard[str]:
     return isinstance(node, str) and same_value.variables(node) == {node}
 
 

@@ -145,7 +145,7 @@ def _same_function(machine: Machine, left: Node, right: Node, names: list[str]) 
 
 
 def _same_at(machine: Machine, left: Node, right: Node, point: dict, real_only: bool) -> bool:
-    gap = []
+    gap: list[Value] = []
     for digits in _DIGITS:
         with mp.workdps(digits):
             a, b = machine.value(left, point), machine.value(right, point)
