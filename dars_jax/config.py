@@ -7,10 +7,11 @@ imports little, so that a misspelt key is refused at once.
 
 import os
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import ml_collections
 
-ConfigDict = ml_collections.ConfigDict
+ConfigDict: TypeAlias = ml_collections.ConfigDict
 
 
 def defaults() -> ConfigDict:
@@ -21,6 +22,7 @@ def defaults() -> ConfigDict:
     c.policy = ConfigDict()
     c.policy.path = ""  # Hugging Face directory; "" is the embedded policy, trained when first used
     c.policy.architecture = "countdown"  # sizes where no directory is given: a key of ARCHITECTURES
+    c.policy.warmup_steps = 100  # supervised steps that make the embedded policy
     c.policy.dtype = "float32"  # of the computation; master weights are float32 always
     # What the backward pass recomputes: a key of REMAT_POLICIES, or "auto" for as little as fits.
     c.policy.remat = "none"
@@ -125,14 +127,21 @@ _RENAMED = {
 }
 
 
-def renamed(stored: dict) -> dict:
-    """A stored flat configuration with today's names for what has moved since."""
-    return {k: _RENAMED.get(v, v) if isinstance(v, str) else v for k, v in stored.items()}
+# Settings that came later, with the value that runs had before.
+_ADDED = {"policy.warmup_steps": 300}
+
+
+def as_of_today(settings: dict) -> dict:
+    """A flat configuration, stored at any time, by the names and settings of today."""
+    now = _ADDED | {k: _RENAMED.get(v, v) if isinstance(v, str) else v for k, v in settings.items()}
+    if now.get("policy.path"):
+        del now["policy.warmup_steps"]  # it has no part in another policy
+    return now
 
 
 def differences(old: dict, new: dict) -> list[str]:
     """Keys in which two flattened configurations differ, those in FREE_KEYS left out."""
-    old = renamed(old)
+    old, new = as_of_today(old), as_of_today(new)
     keys = sorted((old.keys() | new.keys()) - set(FREE_KEYS))
     return [
         f"{key}: {old.get(key, 'absent')!r} before, {new.get(key, 'absent')!r} now"
@@ -143,7 +152,7 @@ def differences(old: dict, new: dict) -> list[str]:
 
 def flatten(config: ConfigDict) -> dict:
     """{"section.key": value} with JSON-friendly values."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, ml_collections.ConfigDict):
             flat |= {f"{key}.{k}": v for k, v in flatten(value).items()}

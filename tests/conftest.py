@@ -89,9 +89,8 @@ def fresh_python(cache):
 def base_policy(cache, fresh_python):
     """The embedded policy, in the cache: trained once for all processes of the session."""
     code = (
-        "from dars_jax.config import cache_dir; from dars_jax.policy import decoder;"
-        "from dars_jax.setup import base_policy as b;"
-        "b.base_policy(cache_dir(), decoder.ARCHITECTURES['countdown'], print, b.WarmupConfig())"
+        "from dars_jax.config import defaults; from dars_jax.setup import build;"
+        "build.policy_directory(build.make_plan(defaults()), print)"
     )
     with open(cache / ".base_policy", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

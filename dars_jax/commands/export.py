@@ -5,11 +5,11 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from dars_jax.commands import cli, startup
-from dars_jax.config import ConfigDict, cache_dir
+from dars_jax.config import ConfigDict
 from dars_jax.learner import update
 from dars_jax.policy import sharding, weights
 from dars_jax.records import checkpoint
-from dars_jax.setup import base_policy, build, saved_state
+from dars_jax.setup import build, saved_state
 
 
 def export(
@@ -43,9 +43,7 @@ def export(
         optimizer = update.make_optimizer(plan.optimizer)
         shardings = update.state_shardings(plan.model, optimizer, mesh)
         state = saved_state.restore(plan, workdir, config, step, optimizer, shardings)
-        source = path or base_policy.base_policy(
-            cache_dir(), plan.model, print, base_policy.WarmupConfig()
-        )
+        source = build.policy_directory(plan, print)
         weights.save_params(out, state.params, plan.model, source=source, dtype=jnp.dtype(dtype))
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
     print(f"{out}: step {step}, {plan.model.num_params():,} parameters in {dtype}, "

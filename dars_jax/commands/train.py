@@ -10,9 +10,13 @@ from pathlib import Path
 from dars_jax import distributed
 from dars_jax.commands import cli, startup
 from dars_jax.config import ConfigDict, flatten
+from dars_jax.evaluation import answering, report, scores
+from dars_jax.evaluation.scores import Report
 from dars_jax.records.checkpoint import SaveError
 from dars_jax.setup import build
 from dars_jax.training import loop
+
+SHOWN = (1, 8, 32, 128)  # k of the summary
 
 
 def train(config: ConfigDict, workdir: Path, processes: distributed.Address | None = None) -> int:
@@ -48,13 +52,29 @@ def _train(config: ConfigDict, workdir: Path) -> int:
     print(f"{config.train.num_steps} steps in {(time.monotonic() - begin) / 60:.1f} min")
     print(f"files: {workdir}/metrics.jsonl, {workdir}/eval/, {workdir}/tensorboard/, "
           f"{workdir}/checkpoints/")  # fmt: skip
-    n = after.num_samples
-    print(f"{after.num_problems} held-out prompts, {n} answers each (95 % interval):")
-    for k, value in after.pass_at.items():
-        low, high = after.pass_interval[k]
-        print(f"  Pass@{k:<4} {before.pass_at[k]:.3f} -> {value:.3f}  ({low:.3f} to {high:.3f})")
-    print(f"Pass@1 before {before.avg:.3f}, after {after.avg:.3f}")
+    _summarize(config, workdir, before, after)
     return 0
+
+
+def _summarize(config: ConfigDict, workdir: Path, before: Report, after: Report) -> None:
+    """Prints what training has changed in Pass@k, and draws it."""
+    steps, n = config.train.num_steps, min(before.num_samples, after.num_samples)
+    reports = {"before": before, f"after {steps} steps": after}
+    picture = workdir / "pass_at_k.png"
+    report.plot(picture, reports, f"{after.num_problems} held-out problems", bands=list(reports))
+    old, new = (
+        answering.read(workdir / "eval" / f"step_{step:06d}.jsonl", r.num_problems, r.num_samples)
+        for step, r in ((0, before), (steps, after))
+    )
+    print(f"picture: {picture}")
+    print(f"{after.num_problems} held-out prompts, {after.num_samples} answers each; gains with "
+          "95 % intervals, every prompt compared with itself:")  # fmt: skip
+    for k in sorted({k for k in SHOWN if k <= n} | {n}):
+        g = scores.gain(old, new, k, config.seed)
+        low, high = g.interval
+        print(f"  Pass@{k:<4} {g.before:.3f} -> {g.after:.3f}  {g.after - g.before:+.3f}  "
+              f"({low:+.3f} to {high:+.3f})")  # fmt: skip
+    print(f"Pass@1 before {before.avg:.3f}, after {after.avg:.3f}")
 
 
 @contextlib.contextmanager

@@ -108,7 +108,7 @@ def answer(
         if writes:
             partial.replace(output)
         distributed.barrier()
-    return _read(output, len(examples.rows), n)
+    return read(output, len(examples.rows), n)
 
 
 def keep_whole(file: IO[bytes], lines: int) -> int:
@@ -191,8 +191,12 @@ def _write(
         os.fsync(file.fileno())
 
 
-def _read(path: Path, problems: int, n: int) -> Answers:
-    """Graded answers of a finished file; ValueError if it holds another number of them."""
+def read(path: Path, problems: int, n: int) -> Answers:
+    """Graded answers of a finished file: n to each of `problems`.
+
+    Raises:
+      ValueError: it holds another number of them.
+    """
     reward, length, truncated = [], [], []
     with path.open() as file:
         for text in file:

@@ -71,7 +71,11 @@ def write(directory: Path, evaluation: Evaluation) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     _replace(directory / "report.json", json.dumps(to_json(evaluation), indent=2) + "\n")
     _replace(directory / "report.md", to_markdown(evaluation))
-    _plot(directory / "pass_at_k.png", evaluation)
+    reports = {evaluation.titles[name]: r for name, r in evaluation.benchmarks.items()}
+    if len(reports) > 1:
+        reports["all problems"] = evaluation.overall
+    picture = directory / "pass_at_k.png"
+    plot(picture, reports, evaluation.subject, bands=[list(reports)[-1]])
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -156,7 +160,13 @@ def _replace(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _plot(path: Path, evaluation: Evaluation) -> None:
+def plot(path: Path, reports: dict[str, Report], title: str, *, bands: Sequence[str]) -> None:
+    """Pass@k against k as PNG, a curve per report.
+
+    Args:
+      reports: by the name in the legend; the last one is drawn thick.
+      bands: names of those whose intervals are drawn; bands of all may hide one another.
+    """
     import matplotlib
 
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it reports its font cache
@@ -164,21 +174,19 @@ def _plot(path: Path, evaluation: Evaluation) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6.4, 4.8))
-    reports = {evaluation.titles[name]: r for name, r in evaluation.benchmarks.items()}
-    if len(reports) > 1:
-        reports["all problems"] = evaluation.overall
-    for title, report in reports.items():
+    for name, report in reports.items():
         ks = list(report.pass_at)
-        low, high = np.array([report.pass_interval[k] for k in ks]).T * 100
-        last = title == list(reports)[-1]
+        last = name == list(reports)[-1]
         (line,) = axes.plot(ks, [100 * v for v in report.pass_at.values()], marker="o", ms=3,
-                            lw=2.5 if last else 1, label=title)  # fmt: skip
-        if last:  # bands of all would hide one another
+                            lw=2.5 if last else 1, label=name)  # fmt: skip
+        if name in bands:
+            low, high = np.array([report.pass_interval[k] for k in ks]).T * 100
             axes.fill_between(ks, low, high, color=line.get_color(), alpha=0.2, lw=0)
     axes.set_xscale("log", base=2)
     ticks = sorted({k for report in reports.values() for k in report.pass_at})
     axes.set_xticks(ticks, [str(k) for k in ticks])
-    axes.set(xlabel="k", ylabel="Pass@k, percent", ylim=(0, 100), title=evaluation.subject)
+    axes.set(xlabel="k, answers per problem", ylabel="Pass@k, percent of problems", ylim=(0, 100),
+             title=title)  # fmt: skip
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     figure.tight_layout()

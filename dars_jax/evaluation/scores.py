@@ -51,6 +51,36 @@ def powers_up_to(n: int) -> list[int]:
     return ks if ks[-1] == n else [*ks, n]
 
 
+def pass_values(answers: Answers, k: int) -> np.ndarray:
+    """Pass@k of every problem -> float64[P]."""
+    sampled = np.bincount(answers.problem, minlength=answers.num_problems)
+    correct = np.bincount(answers.problem, answers.reward > 0.5, minlength=answers.num_problems)
+    return passk.pass_at_k(sampled, correct.astype(int), k)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gain:
+    """What changed in Pass@k between two evaluations of the same problems."""
+
+    k: int
+    before: float
+    after: float
+    interval: tuple[float, float]  # 95 %, of after - before
+
+
+def gain(before: Answers, after: Answers, k: int, seed: int) -> Gain:
+    """Pass@k before and after; a bootstrap over problems of their differences, each with itself.
+
+    Raises:
+      ValueError: another number of problems, or fewer than k answers to one.
+    """
+    if before.num_problems != after.num_problems:
+        raise ValueError(f"{before.num_problems} problems before, {after.num_problems} after")
+    old, new = pass_values(before, k), pass_values(after, k)
+    interval = passk.bootstrap_interval(new - old, seed=seed)
+    return Gain(k, float(old.mean()), float(new.mean()), interval)
+
+
 def report(answers: Answers, seed: int) -> Report:
     """The figures; Pass@k for k up to the fewest answers of any problem.
 
@@ -67,10 +97,9 @@ def report(answers: Answers, seed: int) -> Report:
     sampled = np.bincount(answers.problem, minlength=problems)
     if not problems or not sampled.all():
         raise ValueError(f"{int(np.sum(sampled == 0))} of {problems} problems have no answer")
-    correct = np.bincount(answers.problem, answers.reward > 0.5, minlength=problems).astype(int)
     mean = np.bincount(answers.problem, answers.reward, minlength=problems) / sampled
     fewest = int(sampled.min())
-    values = {k: passk.pass_at_k(sampled, correct, k) for k in powers_up_to(fewest)}
+    values = {k: pass_values(answers, k) for k in powers_up_to(fewest)}
     return Report(
         num_problems=problems,
         num_samples=fewest,

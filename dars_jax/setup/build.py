@@ -41,7 +41,7 @@ class Parts:
     engine: PolicyEngine
     optimizer: optax.GradientTransformation
     shardings: TrainState
-    update: Callable[..., Any]
+    update: jax.stages.Wrapped
 
 
 def make_plan(config: ConfigDict) -> Plan:
@@ -86,7 +86,7 @@ def policy_directory(plan: Plan, log: Log) -> Path:
             "policy.path is empty: give the Hugging Face directory of the policy, "
             f"--config.policy.path=DIR (sizes expected: {plan.config.policy.architecture})"
         )
-    return base_policy.base_policy(cache_dir(), plan.model, log, base_policy.WarmupConfig())
+    return base_policy.base_policy(cache_dir(), plan.model, log, plan.config.policy.warmup_steps)
 
 
 def load_examples(

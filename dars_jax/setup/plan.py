@@ -1,6 +1,7 @@
 """From settings to a plan: every value checked, every size known, before any chip is busy."""
 
 import dataclasses
+from collections.abc import Collection
 
 import jax.numpy as jnp
 import ml_collections
@@ -44,7 +45,7 @@ def _check(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def _one_of(key: str, value: str, known: object) -> None:
+def _one_of(key: str, value: str, known: Collection[str]) -> None:
     _check(value in known, f"{key} is {value!r}: expected one of {', '.join(map(str, known))}")
 
 
@@ -141,6 +142,7 @@ def _check_optimizer(c: ConfigDict) -> None:
 
 def _check_rest(c: ConfigDict) -> None:
     _check(0 <= c.seed < 2**31, f"seed must lie in 0 … 2**31 - 1, got {c.seed}")
+    _check(c.policy.warmup_steps >= 1, "policy.warmup_steps must be at least 1")
     _check(c.data.max_prompt_tokens >= 1, "data.max_prompt_tokens must be at least 1")
     _check(c.eval.temperature >= 0, f"eval.temperature must be 0 or more, got {c.eval.temperature}")
     _check(0 < c.eval.top_p <= 1, f"eval.top_p must lie in (0, 1], got {c.eval.top_p}")

@@ -191,19 +191,3 @@ def test_a_second_trainer_is_refused_until_the_first_has_gone(tmp_path):
         pass
     with train._alone(tmp_path):
         pass
-
-
-def test_a_checkpoint_that_knows_a_reward_by_its_old_name_goes_on(tmp_path):
-    before, now = ({"reward.name": f"dars_jax.{place}countdown:check"} for place in ("", "tasks."))
-    with contextlib.closing(Checkpoints(tmp_path, before, keep=5)) as checkpoints:
-        checkpoints.save(1, state_of(1))
-    like = state_of(0)
-    everywhere = jax.tree.map(lambda x: x.sharding, like)
-    with contextlib.closing(Checkpoints(tmp_path, now, keep=5)) as checkpoints:
-        checkpoints.restore(1, like, everywhere)
-    other = {"reward.name": "dars_jax.tasks.word_problems:check"}
-    with (
-        contextlib.closing(Checkpoints(tmp_path, other, keep=5)) as checkpoints,
-        pytest.raises(ValueError, match=r"reward\.name"),
-    ):
-        checkpoints.restore(1, like, everywhere)

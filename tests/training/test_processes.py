@@ -1,6 +1,7 @@
 """One run in several processes: the same rollouts, the same weights but for rounding."""
 
 import itertools
+import re
 import shutil
 import signal
 import socket
@@ -118,7 +119,9 @@ def test_one_process_speaks_and_writes(alone, in_four):
     _, expected, _, _ = alone
     workdir, _, ((summary, console), *others) = in_four
     assert "8 x cpu in 4 processes" in console and "step 2/2" in console
-    assert "Pass@1 before" in summary
+    assert re.search(r"Pass@4 +\d\.\d+ -> \d\.\d+  [+-]\d\.\d+  \([+-]\d\.\d+ to ", summary)
+    assert summary.splitlines()[-1].startswith("Pass@1 before")
+    assert (workdir / "pass_at_k.png").read_bytes().startswith(b"\x89PNG")
     for out, error in others:
         assert "step" not in error and "Pass@1" not in out + error
     for name in ("step_000000", "step_000001", "step_000002"):

@@ -1,0 +1,36 @@
+"""What training has changed: every problem is compared with itself."""
+
+import numpy as np
+import pytest
+
+from dars_jax.evaluation.scores import Answers, gain
+
+
+def answers(correct, n=4):
+    """n answers to each problem, `correct` of them right."""
+    reward = np.concatenate([np.arange(n) < c for c in correct]).astype(float)
+    return Answers(len(correct), np.repeat(np.arange(len(correct)), n), reward, None, None)
+
+
+def test_a_gain_computed_by_hand():
+    # Pass@2 of k right ones of 4: 0, 1/2, 5/6, 1, 1
+    got = gain(answers([0, 1, 2, 4]), answers([1, 1, 3, 4]), 2, seed=0)
+    assert got.before == pytest.approx((0 + 1 / 2 + 5 / 6 + 1) / 4)
+    assert got.after == pytest.approx((1 / 2 + 1 / 2 + 1 + 1) / 4)
+    assert got.interval[0] <= got.after - got.before <= got.interval[1]
+
+
+def test_the_same_gain_everywhere_is_certain_however_much_problems_differ():
+    # comparing two intervals instead would leave all of the spread between problems
+    got = gain(answers([0, 1, 2, 3] * 5), answers([1, 2, 3, 4] * 5), 1, seed=0)
+    assert got.interval == pytest.approx((0.25, 0.25))
+
+
+def test_no_change_is_no_gain():
+    got = gain(answers([0, 3, 2]), answers([0, 3, 2]), 4, seed=0)
+    assert got.interval == (0, 0) and got.before == got.after
+
+
+def test_other_problems_are_refused():
+    with pytest.raises(ValueError, match="3 problems before, 2 after"):
+        gain(answers([0, 1, 2]), answers([0, 1]), 1, seed=0)

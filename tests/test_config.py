@@ -1,0 +1,35 @@
+"""Which differences between a stored configuration and the present one matter."""
+
+from dars_jax.config import defaults, differences, flatten
+
+
+def settings(**changes):
+    return flatten(defaults()) | {k.replace("__", "."): v for k, v in changes.items()}
+
+
+def test_a_free_setting_may_change_and_another_is_named():
+    assert differences(settings(), settings(train__num_steps=7)) == []
+    (said,) = differences(settings(seed=1), settings(seed=2))
+    assert said == "seed: 1 before, 2 now"
+
+
+def test_a_run_from_before_a_setting_had_the_value_that_it_has_for_old_runs():
+    old = settings()
+    del old["policy.warmup_steps"]
+    (said,) = differences(old, settings())
+    assert said == "policy.warmup_steps: 300 before, 100 now"
+    assert differences(old, settings(policy__warmup_steps=300)) == []
+
+
+def test_how_the_embedded_policy_was_made_is_nothing_to_another_one():
+    mine = {"policy__path": "/models/mine"}
+    old = settings(**mine)
+    del old["policy.warmup_steps"]
+    assert differences(old, settings(**mine)) == []
+    assert differences(old, settings(**mine, policy__warmup_steps=7)) == []
+
+
+def test_a_reward_is_known_by_its_old_name():
+    old = settings(reward__name="dars_jax.countdown:check")
+    assert differences(old, settings()) == []
+    assert differences(old, settings(reward__name="dars_jax.tasks.word_problems:check"))
