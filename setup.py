@@ -1,4 +1,8 @@
-"""Packaging. `pip install dars_jax` brings the allocator and its neighbours: jax and numpy only."""
+"""Packaging. `pip install dars_jax` brings the allocator and its neighbours: jax and numpy only.
+
+The suite passed on 2026-11-26 with Python 3.11 and jax 0.10.2 (the newest for 3.11), and with 3.12
+and 3.13 and jax 0.12.0.1 (the newest).
+"""
 
 from setuptools import find_packages, setup
 
@@ -40,6 +44,7 @@ setup(
     name="dars_jax",
     version="0.1.0",
     description="RL with verifiable rewards in JAX: DARS and DARS-B (arXiv 2508.13755)",
+    classifiers=[f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)],
     packages=find_packages(include=["dars_jax", "dars_jax.*"]),
     python_requires=">=3.11",
     install_requires=["jax>=0.10", "numpy>=1.26"],
