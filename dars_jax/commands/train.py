@@ -13,7 +13,7 @@ from dars_jax.config import ConfigDict, flatten
 from dars_jax.evaluation import answering, report, scores
 from dars_jax.evaluation.scores import Report
 from dars_jax.records.checkpoint import SaveError
-from dars_jax.setup import build
+from dars_jax.setup import build, saved_state
 from dars_jax.training import loop
 
 SHOWN = (1, 8, 32, 128)  # k of the summary
@@ -58,7 +58,8 @@ def _train(config: ConfigDict, workdir: Path) -> int:
 
 def _summarize(config: ConfigDict, workdir: Path, before: Report, after: Report) -> None:
     """Prints what training has changed in Pass@k, and draws it."""
-    steps, n = config.train.num_steps, min(before.num_samples, after.num_samples)
+    steps = saved_state.newest(workdir)  # more than were asked for, if it had them already
+    n = min(before.num_samples, after.num_samples)
     reports = {"before": before, f"after {steps} steps": after}
     picture = workdir / "pass_at_k.png"
     report.plot(picture, reports, f"{after.num_problems} held-out problems", bands=list(reports))

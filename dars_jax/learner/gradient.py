@@ -197,9 +197,7 @@ class _Saved:
     """
 
     residuals: list[jax.Array]
-    at_hand: tuple[
-        int | None, ...
-    ]  # for every leaf: its place among the known values, if it is one
+    at_hand: tuple[int | None, ...]  # of every leaf: its place among the known values, or None
     tree: Any  # of the function that `jax.vjp` returned
 
     @classmethod
