@@ -25,7 +25,7 @@ HOUSE = {
     "rollout": ["exchange", "scheduler", "stages", "simulation"],
     "learner": ["packing", "loss", "gradient", "update", "memory"],
     "records": ["progress", "metrics", "manifest", "checkpoint"],
-    "setup": ["presets", "plan", "base_policy", "build", "saved_state"],
+    "setup": ["presets", "base_policy", "plan", "build", "saved_state"],
     "evaluation": ["benchmarks", "scores", "answering", "report"],
     "training": ["assemble", "stop", "loop"],
     "tpu": ["topology", "flops", "hlo", "hlo_traffic", "aot", "cost"],

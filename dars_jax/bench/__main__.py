@@ -29,7 +29,7 @@ import numpy as np
 from dars_jax import allocator
 from dars_jax.bench import steps
 from dars_jax.bench.work import MODELS, Work, load_policy, timed
-from dars_jax.rollout import simulation  # fmt: skip
+from dars_jax.rollout import simulation
 
 
 def bench_allocate(args: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ from dars_jax.learner.update import ATTENTION, OptimizerConfig, UpdateConfig
 from dars_jax.policy.attention import splash_fits
 from dars_jax.policy.decoder import ARCHITECTURES, REMAT_POLICIES, ModelConfig
 from dars_jax.rollout.scheduler import RolloutConfig
+from dars_jax.setup.base_policy import WarmupConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +143,12 @@ def _check_optimizer(c: ConfigDict) -> None:
 
 def _check_rest(c: ConfigDict) -> None:
     _check(0 <= c.seed < 2**31, f"seed must lie in 0 … 2**31 - 1, got {c.seed}")
-    _check(c.policy.warmup_steps >= 1, "policy.warmup_steps must be at least 1")
+    rise = WarmupConfig.warmup_steps
+    _check(
+        c.policy.warmup_steps > rise,
+        f"policy.warmup_steps must be above {rise}, for the learning rate rises that long, "
+        f"got {c.policy.warmup_steps}",
+    )
     _check(c.data.max_prompt_tokens >= 1, "data.max_prompt_tokens must be at least 1")
     _check(c.eval.temperature >= 0, f"eval.temperature must be 0 or more, got {c.eval.temperature}")
     _check(0 < c.eval.top_p <= 1, f"eval.top_p must lie in (0, 1], got {c.eval.top_p}")

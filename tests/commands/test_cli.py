@@ -5,6 +5,7 @@ import runpy
 
 import policies
 import pytest
+from small_runs import CONFIGS
 
 from dars_jax.commands import train
 from dars_jax.config import defaults
@@ -109,8 +110,8 @@ def test_rows_that_do_not_divide_over_eight_devices(launch):
 def refused(tmp_path, capsys):
     """What the command prints last, run in this process, with exit code 2."""
 
-    def run(argument="", arm="dars_b", **settings):
-        config = runpy.run_path(f"configs/{arm}.py")["get_config"](argument)
+    def run(argument="", **settings):
+        config = runpy.run_path(str(CONFIGS / "dars_b.py"))["get_config"](argument)
         config.update_from_flattened_dict({k.replace("__", "."): v for k, v in settings.items()})
         with pytest.raises(SystemExit) as left:
             train.train(config, tmp_path)
