@@ -19,6 +19,15 @@ rounded up.  The quotients are often whole numbers, where a float division lands
 below and the rounding goes wrong by one.  So everything here is int32 arithmetic: quotients by
 integer division, square roots by comparing squares.  No intermediate exceeds 2^31 for N <= 1024.
 
+Two more to compare with:
+
+    "hw_half"       half of what "hw" asks for, geometrically: N sqrt(N / (2k)).  With advantages
+                    divided by sqrt(a) the pull of a group is that of "hw", bought half by
+                    sampling and half by weighting.
+    "ada_positive"  Reinforce-Ada, positive-focused (arXiv 2510.04996): another round of
+                    `round_size` while there is no correct rollout.  The authors then keep a few
+                    of a group's rollouts; here all of them enter the update.
+
 The weighting only works if the loss is a plain sum over rollouts: averaging within a group takes
 its size, and with it the allocation, away again.
 """
@@ -28,7 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-SCHEDULES = ("et", "hw")
+SCHEDULES = ("et", "hw", "hw_half", "ada_positive")
 MAX_GROUP = 1024  # N**3 and 2 * N**3 must stay below 2**31
 
 
@@ -39,6 +48,7 @@ def top_up(
     schedule: str,
     n_max: ArrayLike,
     use_std: bool = False,
+    round_size: ArrayLike | None = None,
 ) -> jax.Array:
     """Additional rollouts for each prompt, given the counts so far.
 
@@ -46,9 +56,10 @@ def top_up(
       num_correct: int32[prompts], correct rollouts k of each prompt, 0 <= k <= num_sampled.
       num_sampled: int or int32[prompts], rollouts N so far, at most 1024.  A prompt with N = 0
         (padding) gets 0.
-      schedule: "et" or "hw".
+      schedule: one of SCHEDULES.
       n_max: cap on a prompt's rollouts in all, what it already has included.
-      use_std: whether advantages are divided by the group's standard deviation.
+      use_std: whether advantages are divided by the group's standard deviation; "et" and "hw" ask.
+      round_size: rollouts of a round of "ada_positive"; by default as many as a prompt has.
 
     Returns:
       int32[prompts], never negative; 0 where at least half of the rollouts are correct.
@@ -71,6 +82,10 @@ def top_up(
             if use_std
             else _ceil_div(n * n * n, k2 * wrong2)
         )
+    elif schedule == "hw_half":
+        total = _ceil_sqrt(_ceil_div(n * n * n, k2))
+    elif schedule == "ada_positive":
+        total = jnp.where(k == 0, n + (n if round_size is None else jnp.asarray(round_size)), n)
     else:
         total = _ceil_sqrt(_ceil_div(n * n * wrong2, k2)) if use_std else _ceil_div(n * n, k2)
     wanted = jnp.minimum(total, n_max) - n

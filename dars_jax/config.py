@@ -48,7 +48,7 @@ def defaults() -> ConfigDict:
     c.rollout.num_prompts = 32  # B, prompts of a step
     c.rollout.n_pre = 8  # N, rollouts of every prompt in stage 1
     c.rollout.n_max = 8  # most rollouts of a prompt in all stages
-    c.rollout.schedule = "none"  # "none", "et" or "hw": who gets top-ups
+    c.rollout.schedule = "none"  # who gets top-ups: "none" or one of allocator.SCHEDULES
     c.rollout.num_stages = 2  # 2 is the paper's: pre-rollouts and one top-up
     c.rollout.barrier = False  # wait for a whole stage before the next; same rollouts, slower
     c.rollout.temperature = 1.0
@@ -60,10 +60,13 @@ def defaults() -> ConfigDict:
     c.rollout.prefill_batch = 32  # prompts of one prefill, per engine replica
     c.rollout.steps_per_dispatch = 16  # decode steps between two looks of the host
 
+    c.objective = ConfigDict()
+    # How a group's rewards become advantages: "mean", "std", "maxrl" or "ada_est"; see objective.py
+    c.objective.advantage = "mean"
+
     c.learner = ConfigDict()
     c.learner.num_epochs = 2  # E
     c.learner.num_minibatches = 1  # optimizer steps per epoch; 1 is the full batch
-    c.learner.use_std = False  # divide advantages by the group's standard deviation
     c.learner.aggregation = "dr_grpo"  # or "token_mean", "sequence_mean"
     c.learner.clip_low = 0.2
     c.learner.clip_high = 0.2
@@ -128,12 +131,14 @@ _RENAMED = {
 
 
 # Settings that came later, with the value that runs had before.
-_ADDED = {"policy.warmup_steps": 300}
+_ADDED = {"policy.warmup_steps": 300, "objective.advantage": "mean"}
 
 
 def as_of_today(settings: dict) -> dict:
     """A flat configuration, stored at any time, by the names and settings of today."""
     now = _ADDED | {k: _RENAMED.get(v, v) if isinstance(v, str) else v for k, v in settings.items()}
+    if now.pop("learner.use_std", False):
+        now["objective.advantage"] = "std"
     if now.get("policy.path"):
         del now["policy.warmup_steps"]  # it has no part in another policy
     return now

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+ADVANTAGES = ("mean", "std", "maxrl", "ada_est")
 AGGREGATIONS = ("dr_grpo", "token_mean", "sequence_mean")
 
 
@@ -30,34 +31,59 @@ def group_advantages(
     group_ids: ArrayLike,
     num_groups: int,
     *,
-    use_std: bool = False,
+    advantage: str = "mean",
     mask: ArrayLike | None = None,
 ) -> jax.Array:
-    """Advantage of each rollout within its group.
+    """Advantage of each rollout within its group, w * (reward - mean).
 
-    reward - mean (Dr. GRPO, arXiv 2503.20783), or (reward - mean) / (std + 1e-6) with the sample
-    standard deviation, n-1 in the denominator (GRPO, arXiv 2402.03300).  A group of one gets 0.
+    "mean"     w = 1 (Dr. GRPO, arXiv 2503.20783)
+    "std"      w = 1 / (std + 1e-6) with the sample standard deviation, n-1 in the denominator
+               (GRPO, arXiv 2402.03300)
+    "maxrl"    w = 1 / mean (MaxRL, arXiv 2602.02710): the gradient of log p instead of p
+    "ada_est"  w = 1 / sqrt(mean) (Reinforce-Ada with estimated difficulty, arXiv 2510.04996 v3,
+               its epsilon left out)
+
+    The last two are for rewards that are not negative; a group whose mean is 0 gets 0, as does a
+    group of one.
 
     Args:
       rewards: float[rollouts].
       group_ids: int32[rollouts] in [0, num_groups), in any order.
       num_groups: static.
-      use_std: divide by the standard deviation.
+      advantage: one of ADVANTAGES.
       mask: bool[rollouts]; False entries are padding, belong to no group and get 0.
 
     Returns:
       float32[rollouts].
+
+    Raises:
+      ValueError: unknown advantage.
     """
+    _check_advantage(advantage)
     rewards = jnp.asarray(rewards, jnp.float32)
     size = group_sums(jnp.ones_like(rewards), group_ids, num_groups, mask)
     mean = group_sums(rewards, group_ids, num_groups, mask) / jnp.maximum(size, 1)
     centred = rewards - mean[group_ids]
     if mask is not None:
         centred = jnp.where(mask, centred, 0.0)
-    if not use_std:
+    if advantage == "mean":
         return centred
-    variance = group_sums(centred**2, group_ids, num_groups) / jnp.maximum(size - 1, 1)
-    return centred / (jnp.sqrt(variance) + 1e-6)[group_ids]
+    if advantage == "std":
+        variance = group_sums(centred**2, group_ids, num_groups) / jnp.maximum(size - 1, 1)
+        weight = 1 / (jnp.sqrt(variance) + 1e-6)
+    else:
+        weight = _inverse(mean if advantage == "maxrl" else jnp.sqrt(mean))
+    return centred * weight[group_ids]
+
+
+def _inverse(x: jax.Array) -> jax.Array:
+    """1 / x, and 0 where x is not positive."""
+    return jnp.where(x > 0, 1 / jnp.where(x > 0, x, 1.0), 0.0)
+
+
+def _check_advantage(name: str) -> None:
+    if name not in ADVANTAGES:
+        raise ValueError(f"unknown advantage {name!r}: expected one of {ADVANTAGES}")
 
 
 def has_signal(
@@ -76,13 +102,26 @@ def has_signal(
 
 
 def cumulative_advantage(
-    num_correct: jax.Array, num_sampled: jax.Array, *, use_std: bool = False
+    num_correct: jax.Array, num_sampled: jax.Array, *, advantage: str = "mean"
 ) -> jax.Array:
-    """Sum of |A| over each group, n * S(a) (paper, section 2) -> float32[prompts]."""
+    """Sum of |A| over each group of 0/1 rewards: its pull -> float32[prompts].
+
+    n * S(a) (paper, section 2) with S = 2 a (1-a) w, where w is the weight of the advantage at
+    accuracy a; "std" takes the population's, as the paper does.
+
+    Raises:
+      ValueError: unknown advantage.
+    """
+    _check_advantage(advantage)
     n = jnp.maximum(num_sampled, 1).astype(jnp.float32)
     a = num_correct / n
-    spread = 2 * jnp.sqrt(a * (1 - a)) if use_std else 2 * a * (1 - a)
-    return num_sampled * spread
+    weight = {
+        "mean": jnp.ones_like(a),
+        "std": _inverse(jnp.sqrt(a * (1 - a))),
+        "maxrl": _inverse(a),
+        "ada_est": _inverse(jnp.sqrt(a)),
+    }[advantage]
+    return num_sampled * 2 * a * (1 - a) * weight
 
 
 def token_weights(

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dars_jax.allocator import MAX_GROUP, SCHEDULES, top_up
+from dars_jax.allocator import MAX_GROUP, top_up
 
+PAPER = ("et", "hw")
 UNCAPPED = 2**30
 # For k = 0, 1, 2, … correct of N; beyond the list everything is 0.
 PUBLISHED = {
@@ -49,7 +50,7 @@ def test_the_published_counts(n, schedule, use_std):
 
 
 @pytest.mark.parametrize("use_std", [False, True])
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", PAPER)
 def test_every_group_size_is_exact(schedule, use_std):
     sizes = [*range(1, 131), 191, 255, 256, 257, 500, 512, 513, 777, 1000, 1021, 1022, 1023, 1024]
     n = np.concatenate([np.full(s + 1, s) for s in sizes])
@@ -77,6 +78,24 @@ def test_where_float64_rounds_up_once_too_often_the_integers_do_not():
     assert got == [exact(*x, "hw", UNCAPPED, False) for x in wrong]
 
 
+def test_half_of_hw_is_the_geometric_mean_of_no_top_up_and_hw():
+    n = np.concatenate([np.full(s + 1, s) for s in range(1, 131)])
+    k = np.concatenate([np.arange(s + 1) for s in range(1, 131)])
+    got = top_up(k, n, schedule="hw_half", n_max=UNCAPPED) + n
+    for k, n, total in zip(k.tolist(), n.tolist(), got.tolist(), strict=True):  # noqa: B020
+        if 2 * k >= n:
+            assert total == n
+            continue
+        square = n * Fraction(n * n, max(2 * k, 1))  # of sqrt(n * hw's total before rounding)
+        assert (total - 1) ** 2 < square <= total**2
+
+
+def test_reinforce_ada_samples_another_round_until_the_first_success():
+    correct, sampled = jnp.array([0, 1, 8, 0, 0, 0]), jnp.array([8, 8, 8, 16, 28, 32])
+    got = top_up(correct, sampled, schedule="ada_positive", n_max=32, round_size=8)
+    assert got.tolist() == [8, 0, 0, 8, 4, 0]
+
+
 def test_all_wrong_group_gets_the_cap():
     got = top_up(jnp.array([0, 0]), 8, schedule="hw", n_max=32)
     assert got.tolist() == [24, 24]  # 32 in all; 32 more would make 40
@@ -88,7 +107,7 @@ def test_the_cap_counts_what_the_prompt_has_already():
     assert got.tolist() == [27, 34, 32, 0]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", PAPER)
 def test_half_correct_or_better_gets_nothing(schedule):
     for n in (1, 2, 7, 8, 1024):
         k = jnp.arange((n + 1) // 2, n + 1)
@@ -100,7 +119,7 @@ def test_padding_gets_nothing():
 
 
 @pytest.mark.parametrize("use_std", [False, True])
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", PAPER)
 def test_mixed_group_sizes_equal_each_alone(schedule, use_std):
     rng = np.random.default_rng(0)
     n = rng.integers(1, MAX_GROUP + 1, 200)

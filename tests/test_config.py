@@ -33,3 +33,12 @@ def test_a_reward_is_known_by_its_old_name():
     old = settings(reward__name="dars_jax.countdown:check")
     assert differences(old, settings()) == []
     assert differences(old, settings(reward__name="dars_jax.tasks.word_problems:check"))
+
+
+def test_division_by_the_standard_deviation_is_known_by_its_old_name():
+    old = settings()
+    del old["objective.advantage"]
+    assert differences(old | {"learner.use_std": False}, settings()) == []
+    assert differences(old | {"learner.use_std": True}, settings(objective__advantage="std")) == []
+    (said,) = differences(old | {"learner.use_std": True}, settings())
+    assert said == "objective.advantage: 'std' before, 'mean' now"

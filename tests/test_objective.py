@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dars_jax import objective
+from dars_jax import allocator, objective
 
 
 def advantages(rewards, ids, num_groups, **settings):
@@ -18,13 +18,21 @@ def advantages(rewards, ids, num_groups, **settings):
     return np.asarray(got)
 
 
-def numpy_advantages(rewards, ids, mask, use_std):
+WEIGHTS = {
+    "mean": lambda r: 1.0,
+    "std": lambda r: 1 / (r.std(ddof=1) + 1e-6),
+    "maxrl": lambda r: 1 / r.mean() if r.any() else 0.0,
+    "ada_est": lambda r: r.mean() ** -0.5 if r.any() else 0.0,
+}
+
+
+def numpy_advantages(rewards, ids, mask, advantage):
     out = np.zeros(len(rewards))
     for g in set(ids):
         mine = [i for i in range(len(ids)) if ids[i] == g and mask[i]]
         r = np.array([rewards[i] for i in mine], np.float64)
         if len(r) > 1:
-            out[mine] = (r - r.mean()) / ((r.std(ddof=1) + 1e-6) if use_std else 1.0)
+            out[mine] = (r - r.mean()) * WEIGHTS[advantage](r)
     return out
 
 
@@ -34,34 +42,48 @@ def test_three_right_of_eight():
     np.testing.assert_allclose(advantages(rewards, [0] * 8, 1), want, atol=1e-7)
     # sample std sqrt(15/56) = 0.51755; the population one, 0.48412, would give 1.29099
     want = [1.2076123955 if r else -0.7245674374 for r in rewards]
-    np.testing.assert_allclose(advantages(rewards, [0] * 8, 1, use_std=True), want, rtol=2e-6)
+    np.testing.assert_allclose(advantages(rewards, [0] * 8, 1, advantage="std"), want, rtol=2e-6)
 
 
 def test_one_right_of_four():
-    got = advantages([1, 0, 0, 0], [0] * 4, 1, use_std=True)
+    got = advantages([1, 0, 0, 0], [0] * 4, 1, advantage="std")
     np.testing.assert_allclose(got, [1.499997, -0.499999, -0.499999, -0.499999], rtol=1e-6)
 
 
-@pytest.mark.parametrize("use_std", [False, True])
-def test_a_group_of_one_and_a_group_of_equals_get_zero(use_std):
-    got = advantages([1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 2, 2], 4, use_std=use_std)
+def test_the_gradient_of_log_p_has_advantages_of_one_minus_a_over_a_and_minus_one():
+    got = advantages([1, 0, 0, 0], [0] * 4, 1, advantage="maxrl")
+    assert got.tolist() == [3, -1, -1, -1]
+    got = advantages([1, 0, 0, 0], [0] * 4, 1, advantage="ada_est")
+    assert got.tolist() == [1.5, -0.5, -0.5, -0.5]
+
+
+def test_an_unknown_advantage_is_refused():
+    with pytest.raises(ValueError, match="'median'"):
+        advantages([1, 0], [0, 0], 1, advantage="median")
+
+
+@pytest.mark.parametrize("advantage", objective.ADVANTAGES)
+def test_a_group_of_one_and_a_group_of_equals_get_zero(advantage):
+    got = advantages([1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 2, 2], 4, advantage=advantage)
     assert got.tolist() == [0.0] * 6
 
 
-@given(st.data(), st.booleans())
-def test_ragged_groups_in_any_order_equal_a_loop_over_groups(data, use_std):
+@given(st.data(), st.sampled_from(objective.ADVANTAGES))
+def test_ragged_groups_in_any_order_equal_a_loop_over_groups(data, advantage):
     size, groups = 24, 7  # one shape, one program
     draw = lambda values: data.draw(st.lists(values, min_size=size, max_size=size))  # noqa: E731
     ids, mask = np.array(draw(st.integers(0, groups - 1))), np.array(draw(st.booleans()))
     rewards = np.array(draw(st.integers(0, 8))) / 8  # so that a spread is 0 or far above rounding
-    got = advantages(rewards, ids, groups, use_std=use_std, mask=mask)
-    want = numpy_advantages(rewards, ids, mask, use_std)
-    np.testing.assert_allclose(got, want, atol=0.01 if use_std else 1e-6)
+    got = advantages(rewards, ids, groups, advantage=advantage, mask=mask)
+    want = numpy_advantages(rewards, ids, mask, advantage)
+    # equal rewards have a spread of rounding, which "std" divides by 1e-6
+    coarse = {"mean": 1e-6, "std": 0.01}.get(advantage, 1e-5)
+    np.testing.assert_allclose(got, want, atol=coarse)
     spread = [len(set(rewards[(ids == g) & mask])) > 1 for g in range(groups)]
     np.testing.assert_allclose(got[np.array(spread)[ids]], want[np.array(spread)[ids]], atol=2e-5)
     order = np.random.default_rng(0).permutation(size)
-    again = advantages(rewards[order], ids[order], groups, use_std=use_std, mask=mask[order])
-    np.testing.assert_allclose(again, got[order], atol=0.01 if use_std else 1e-6)
+    again = advantages(rewards[order], ids[order], groups, advantage=advantage, mask=mask[order])
+    np.testing.assert_allclose(again, got[order], atol=coarse)
 
 
 def test_padding_counts_for_nothing_even_when_it_is_not_a_number():
@@ -77,17 +99,29 @@ def test_only_groups_with_right_and_wrong_have_a_signal():
     assert got.tolist() == [False, True, False, False, True, False, False]
 
 
-@pytest.mark.parametrize("use_std", [False, True])
-def test_cumulative_advantage_is_the_sum_of_absolute_advantages(use_std):
+@pytest.mark.parametrize("advantage", objective.ADVANTAGES)
+def test_cumulative_advantage_is_the_sum_of_absolute_advantages(advantage):
     n, k = 8, np.arange(9)
-    got = objective.cumulative_advantage(jnp.asarray(k), jnp.full(9, n), use_std=use_std)
-    a = k / n
-    scale = np.sqrt(a * (1 - a)) if use_std else 1.0  # of the population, as in the paper
-    want = [
-        np.abs((np.arange(n) < c) - c / n).sum() / (s or 1)
-        for c, s in zip(k, np.broadcast_to(scale, 9), strict=True)
-    ]
+    got = objective.cumulative_advantage(jnp.asarray(k), jnp.full(9, n), advantage=advantage)
+    want = []
+    for c in k:
+        rewards = (np.arange(n) < c).astype(float)
+        weight = WEIGHTS[advantage](rewards)
+        if advantage == "std":  # of the population, as in the paper
+            weight = 1 / (rewards.std() or 1)
+        want.append(np.abs(rewards - c / n).sum() * weight)
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+
+
+def test_hw_by_sampling_and_maxrl_by_weighting_ask_for_the_same_pull():
+    k, n = jnp.arange(1, 4), 8  # below one half
+    total = n + allocator.top_up(k, n, schedule="hw", n_max=1024)  # 32, 16, 11 of 10 2/3
+    sampled = objective.cumulative_advantage(total * k / n, total)
+    weighted = objective.cumulative_advantage(k, jnp.full(3, n), advantage="maxrl")
+    np.testing.assert_allclose(2 * sampled[:2], weighted[:2], rtol=1e-6)
+    total = n + allocator.top_up(k, n, schedule="hw_half", n_max=1024)
+    half = objective.cumulative_advantage(total * k / n, total, advantage="ada_est")
+    np.testing.assert_allclose(2**0.5 * half, weighted, rtol=0.09)  # rounded up
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class RolloutConfig:
 
     n_pre: int
     n_max: int
-    schedule: str  # "none", "et" or "hw"
+    schedule: str  # "none" or one of allocator.SCHEDULES
     num_stages: int
     use_std: bool
     sampling: SamplingConfig
@@ -35,11 +35,12 @@ class RolloutConfig:
     barrier: bool = False
 
 
-@functools.partial(jax.jit, static_argnames=("schedule", "n_max", "use_std"))
-def _allocate(
-    correct: jax.Array, sampled: jax.Array, *, schedule: str, n_max: int, use_std: bool
-) -> jax.Array:
-    return allocator.top_up(correct, sampled, schedule=schedule, n_max=n_max, use_std=use_std)
+@functools.partial(jax.jit, static_argnames="config")
+def _allocate(correct: jax.Array, sampled: jax.Array, *, config: RolloutConfig) -> jax.Array:
+    return allocator.top_up(
+        correct, sampled, schedule=config.schedule, n_max=config.n_max, use_std=config.use_std,
+        round_size=config.n_pre,
+    )  # fmt: skip
 
 
 class Scheduler:
@@ -156,10 +157,7 @@ class Scheduler:
         more = np.zeros_like(self.sampled)
         if config.schedule != "none":
             counts = jax.device_put((self.correct, self.sampled))
-            more = jax.device_get(
-                _allocate(*counts, schedule=config.schedule, n_max=config.n_max,
-                          use_std=config.use_std)
-            )  # fmt: skip
+            more = jax.device_get(_allocate(*counts, config=config))
         again = ready & (more > 0) & (self.stage + 1 < config.num_stages)
         for p in np.flatnonzero(ready & ~again):
             self._release(p)

@@ -108,6 +108,7 @@ def _check_rollout(c: ConfigDict) -> None:
 def _check_update(c: ConfigDict, num_devices: int) -> None:
     u, longest = c.learner, c.data.max_prompt_tokens + c.rollout.max_tokens
     _one_of("learner.gather", u.gather, ("auto", *GATHER_MODES))
+    _one_of("objective.advantage", c.objective.advantage, objective.ADVANTAGES)
     _one_of("learner.aggregation", u.aggregation, objective.AGGREGATIONS)
     for key in ("num_epochs", "num_minibatches", "row_tokens", "micro_batch_rows"):
         _check(u[key] >= 1, f"learner.{key} must be at least 1, got {u[key]}")
@@ -209,7 +210,7 @@ def validate(
                               c.rollout.max_tokens)  # fmt: skip
     rollout = RolloutConfig(
         n_pre=c.rollout.n_pre, n_max=c.rollout.n_max, schedule=c.rollout.schedule,
-        num_stages=c.rollout.num_stages, use_std=c.learner.use_std, sampling=sampling,
+        num_stages=c.rollout.num_stages, use_std=c.objective.advantage == "std", sampling=sampling,
         steps_per_dispatch=c.rollout.steps_per_dispatch, barrier=c.rollout.barrier,
     )  # fmt: skip
     evaluation = dataclasses.replace(

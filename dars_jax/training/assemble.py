@@ -14,7 +14,7 @@ from dars_jax.types import Prompts, Rollouts, UpdateBatch
 
 @functools.partial(
     jax.jit,
-    static_argnames=("num_prompts", "num_minibatches", "use_std", "aggregation", "max_length"),
+    static_argnames=("num_prompts", "num_minibatches", "advantage", "aggregation", "max_length"),
 )
 def _score(
     reward: jax.Array,
@@ -25,12 +25,14 @@ def _score(
     *,
     num_prompts: int,
     num_minibatches: int,
-    use_std: bool,
+    advantage: str,
     aggregation: str,
     max_length: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """float32[N] rewards -> (advantage float32[N], token weight float32[N], kept bool[P])."""
-    advantage = objective.group_advantages(reward, prompt, num_prompts, use_std=use_std, mask=mask)
+    advantages = objective.group_advantages(
+        reward, prompt, num_prompts, advantage=advantage, mask=mask
+    )
     kept = objective.has_signal(reward, prompt, num_prompts, mask)
     weight = jnp.zeros_like(reward)
     for j in range(num_minibatches):
@@ -38,7 +40,7 @@ def _score(
         weight += objective.token_weights(
             length, mine, aggregation=aggregation, max_length=max_length
         )
-    return advantage, weight, kept
+    return advantages, weight, kept
 
 
 def assemble(
@@ -54,7 +56,8 @@ def assemble(
               np.arange(size) < n, minibatch)  # fmt: skip
     scores = _score(
         *jax.device_put(arrays), num_prompts=most, num_minibatches=u.num_minibatches,
-        use_std=u.use_std, aggregation=u.aggregation, max_length=plan.rollout.sampling.max_tokens,
+        advantage=plan.config.objective.advantage, aggregation=u.aggregation,
+        max_length=plan.rollout.sampling.max_tokens,
     )  # fmt: skip
     advantage, weight, kept = jax.device_get(scores)
     kept = kept[: len(prompts)]
