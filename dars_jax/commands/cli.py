@@ -61,6 +61,14 @@ def quiet_native_code() -> Iterator[None]:
             os.close(saved)
 
 
+@contextlib.contextmanager
+def on_the_host() -> Iterator[None]:
+    """For imports of a command that computes on the CPU only: takes no chip, greets nobody."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    with quiet_native_code():
+        yield
+
+
 def argument_of(name: str) -> str:
     """What the command line gives a flag, before flags are parsed; "" if it is not there."""
     for flag, value in itertools.pairwise([*sys.argv[1:], ""]):

@@ -41,7 +41,6 @@ def rollout_metrics(rollouts: Rollouts, kept: np.ndarray, advantage: np.ndarray)
     bins = np.minimum((accuracy * ACCURACY_BINS).astype(int), ACCURACY_BINS - 1)
     pull = np.bincount(rollouts.prompt, np.abs(advantage), minlength=num_prompts)
     share = np.bincount(bins, pull, minlength=ACCURACY_BINS) / max(pull.sum(), 1e-9)
-    top_ups, count = np.unique(sampled - n_pre, return_counts=True)
     verdicts = np.bincount(rollouts.verdict, minlength=len(Verdict))
     return {
         "num_prompts": num_prompts,
@@ -51,16 +50,23 @@ def rollout_metrics(rollouts: Rollouts, kept: np.ndarray, advantage: np.ndarray)
         "solved_none": float((k == 0).mean()),
         "solved_some": float(((k > 0) & (k < n_pre)).mean()),
         "solved_all": float((k == n_pre).mean()),
+        "correct_histogram": _histogram(k),  # of the pre-rollouts
         "rescued_prompts": int(np.sum((k == 0) & (right > 0))),
         "groups_kept": int(kept.sum()),
         "rollouts_per_prompt": len(rollouts) / num_prompts,
-        "top_up_histogram": {str(t): int(c) for t, c in zip(top_ups, count, strict=True)},
+        "top_up_histogram": _histogram(sampled - n_pre),
         "advantage_share": [float(s) for s in share],  # of sum |A|, per accuracy bin
         "response_length": float(rollouts.length.mean()),
         "truncated_share": float(rollouts.truncated.mean()),
         "tokens": int(rollouts.length.sum()),
         "verdicts": {v.name.lower(): int(verdicts[v]) for v in Verdict},
     }
+
+
+def _histogram(values: np.ndarray) -> dict[str, int]:
+    """How often each whole number occurs."""
+    numbers, counts = np.unique(values, return_counts=True)
+    return {str(int(n)): int(c) for n, c in zip(numbers, counts, strict=True)}
 
 
 def cost_metrics(stats: RolloutStats) -> dict[str, Any]:

@@ -36,6 +36,13 @@ class Progress:
         sys.stderr.flush()
         self._width = len(line)
 
+    def log(self, message: str) -> None:
+        """A line that stays."""
+        if self._live and self._width:
+            sys.stderr.write("\r" + " " * self._width + "\r")
+            self._width = 0
+        print(message, file=sys.stderr, flush=True)
+
     def close(self) -> None:
         """Leaves the live line."""
         if self._live and self._width:

@@ -3,8 +3,10 @@
 The launch scripts and the tests make their parts here, in the order in which mistakes show.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+import fcntl
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,7 @@ def make_parts(plan: Plan, log: Log) -> Parts:
     """Builds everything but the weights; reads and tokenizes the data."""
     c = plan.config
     mesh = sharding.make_mesh(*plan.mesh_shape)
-    with distributed.in_turn():  # the embedded policy and task are made when first needed
+    with distributed.in_turn(), _preparing(plan):
         policy = policy_directory(plan, log)
         tokenizer = load_tokenizer(policy)
         train = load_examples(plan, c.data.train, "data.train", tokenizer, log)
@@ -75,6 +77,18 @@ def make_parts(plan: Plan, log: Log) -> Parts:
         shardings=update.state_shardings(plan.model, optimizer, mesh),
         update=update.make_update(plan.update, plan.model, optimizer, mesh),
     )
+
+
+@contextlib.contextmanager
+def _preparing(plan: Plan) -> Iterator[None]:
+    """One process at a time: the embedded policy and task are made when first needed."""
+    if plan.config.policy.path:
+        yield
+        return
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    with open(cache_dir() / ".preparing", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def policy_directory(plan: Plan, log: Log) -> Path:

@@ -1,10 +1,13 @@
-"""What training says at its end."""
+"""What training says at its end, and what it leaves for others to read."""
+
+import json
 
 import processes
 import pytest
 from small_runs import make_config
 
-from dars_jax.commands import train
+from dars_jax.commands import plot, train
+from dars_jax.study import runs
 
 
 @pytest.fixture(scope="module")
@@ -26,3 +29,22 @@ def test_a_run_that_has_more_steps_than_are_asked_for_ends_with_what_it_has(
     assert sorted(p.name for p in (tmp_path / "eval").glob("*.jsonl")) == [
         "step_000000.jsonl", "step_000002.jsonl",
     ]  # fmt: skip
+
+
+def test_what_a_run_leaves_is_read_as_its_own_summary_says_and_drawn(
+    policy, prompt_files, tmp_path, capsys
+):
+    config = make_config(prompt_files, policy__path=str(policy), train__num_steps=2)
+    (tmp_path / "run").mkdir()
+    assert train.train(config, tmp_path / "run") == 0
+    run = runs.read(tmp_path / "run")
+    for i, step in enumerate(run.evaluated):
+        stored = json.loads((tmp_path / "run" / "eval" / f"step_{step:06d}.json").read_text())
+        for k, value in stored["pass_at"].items():
+            assert run.pass_at(int(k))[i].mean() == pytest.approx(value)
+    capsys.readouterr()
+    assert plot.plot([tmp_path / "run"], tmp_path / "plots") == 0
+    written = capsys.readouterr().out.splitlines()
+    assert str(tmp_path / "plots" / "runs.html") in written
+    page = (tmp_path / "plots" / "runs.html").read_text()
+    assert page.count("<figure>") == 5 and "not recorded" not in page

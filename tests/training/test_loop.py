@@ -29,7 +29,8 @@ TIMES = ("seconds", "_per_s")
 CONFIGS = ["grpo", "depth_naive", "breadth_naive", "dars_et", "dars_hw", "dars_b"]
 KEYS = {
     "step", "reward_mean", "pass_at_1", "solved_none", "solved_some", "solved_all",
-    "rescued_prompts", "rollouts_per_prompt", "top_up_histogram", "advantage_share", "entropy",
+    "correct_histogram", "rescued_prompts", "rollouts_per_prompt", "top_up_histogram",
+    "advantage_share", "entropy",
     "clip_fraction", "grad_norm", "response_length", "truncated_share", "tokens", "groups_kept",
     "logprob_gap", "seconds_prefill", "seconds_decode", "seconds_grade", "seconds_allocate",
     "seconds_update", "seconds_publish", "tokens_per_s",
@@ -139,6 +140,7 @@ def test_nothing_kept_is_a_normal_step(parts, tmp_path, monkeypatch):
     (row,) = lines(tmp_path)
     assert row["groups_kept"] == 0 and row["update_skipped"] == 1
     assert row["top_up_histogram"] == {"24": 6}  # all wrong: all get the cap of 32
+    assert row["correct_histogram"] == {"0": 6}
     start = build.initial_state(parts)
     end = final_state(parts, tmp_path, 1)
     for x, y in zip(*(jax.tree.leaves(s.params) for s in (start, end)), strict=True):
@@ -150,6 +152,7 @@ def test_nothing_to_top_up_is_a_normal_step(parts, tmp_path, monkeypatch):
     run(parts, tmp_path, train__num_steps=1)
     (row,) = lines(tmp_path)
     assert row["solved_all"] == 1 and row["top_up_histogram"] == {"0": 6}
+    assert row["correct_histogram"] == {"8": 6}
 
 
 def test_a_mini_batch_without_signal_is_normal(prompt_files, tmp_path, monkeypatch):
