@@ -60,9 +60,10 @@ def main() -> int:
     parser.add_argument("--budget", choices=arms.AXES, default="prompts",
                         help="at equal numbers of what arms are compared first; the report has "
                         "all three")  # fmt: skip
-    parser.add_argument("--also", type=_names(arms.ALSO, "part"), help="besides the arms, with "
-                        "commas; bases: weaker and stronger base policies (bases; with --quick "
-                        "nothing)")  # fmt: skip
+    parser.add_argument("--also", type=_names(tuple(arms.ALSO), "part"), help="besides the arms, "
+                        "with commas; bases: weaker and stronger base policies; rates: half and "
+                        "twice the learning rate; large: a policy eight times the size (bases; "
+                        "with --quick nothing)")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="what can be seen in minutes")
     parser.add_argument("--jobs", type=_positive, default=len(os.sched_getaffinity(0)),
                         help="runs at a time, one thread each (one for each core)")  # fmt: skip
@@ -76,7 +77,7 @@ def main() -> int:
         seeds=args.seeds or (2 if quick else 5),
         arms=args.arms or (arms.QUICK if quick else known),
         prompts=arms.SHORT if quick else arms.LONG,
-        also=(() if quick else arms.ALSO) if args.also is None else args.also,
+        also=(() if quick else ("bases",)) if args.also is None else args.also,
         axis=args.budget,
         jobs=args.jobs,
         command=shlex.join(["python", "launch/reproduce.py", *sys.argv[1:]]),

@@ -24,7 +24,7 @@ from dars_jax.commands import cli
 from dars_jax.config import ConfigDict, differences, flatten
 from dars_jax.records.progress import Progress
 from dars_jax.study import page, paper, runs
-from dars_jax.study.arms import STANDARD_BASE, Trial, base_trials, main_trials
+from dars_jax.study.arms import STANDARD, Trial, Variant, trials
 from dars_jax.study.compare import Study
 
 POLL_SECONDS = 0.5
@@ -45,8 +45,7 @@ class Options:
 
     def trials(self) -> list[Trial]:
         """All runs, in the order in which they begin."""
-        more = base_trials(self.seeds) if "bases" in self.also else []
-        return [*main_trials(self.arms, self.seeds, self.prompts), *more]
+        return trials(self.arms, self.seeds, self.prompts, self.also)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,7 +119,7 @@ def _alone(workdir: Path) -> Iterator[None]:
 def _job(root: Path, workdir: Path, trial: Trial) -> _Job:
     file, _, argument = trial.arm.config.partition(":")
     config = runpy.run_path(str(root / "configs" / file))["get_config"](argument)
-    overrides = trial.overrides(config.rollout.num_prompts)
+    overrides = trial.overrides(config)
     config.update_from_flattened_dict(overrides)
     directory = workdir / trial.directory
     command = (
@@ -217,18 +216,14 @@ def _settle(child: _Child) -> str:
 
 def write_report(options: Options) -> list[Path]:
     """report.md with its pictures, report.html and report.json in WORKDIR/report."""
-    found: dict[int, dict[str, list[runs.Run]]] = {}  # by base policy and arm
+    found: dict[Variant, dict[str, list[runs.Run]]] = {}
     for trial in options.trials():
-        arms = found.setdefault(trial.base, {})
+        arms = found.setdefault(trial.variant, {})
         arms.setdefault(trial.arm.name, []).append(runs.read(options.workdir / trial.directory))
-    studies = {base: Study({name: tuple(mine) for name, mine in arms.items()})
-               for base, arms in sorted(found.items())}  # fmt: skip
-    reproduction = paper.Reproduction(
-        main=studies[STANDARD_BASE],
-        bases=studies if len(studies) > 1 else {},
-        axis=options.axis,
-        command=options.command,
-    )
+    studies = {variant: Study({name: tuple(mine) for name, mine in arms.items()})
+               for variant, arms in found.items()}  # fmt: skip
+    main = studies.pop(STANDARD)
+    reproduction = paper.Reproduction(main, studies, options.axis, options.command)
     directory = options.workdir / "report"
     written = page.write(directory, "report", paper.blocks(reproduction))
     content: dict[str, Any] = paper.to_json(reproduction)

@@ -60,6 +60,7 @@ class ModelConfig:
 # Sizes as published in each model's config.json; weights always come from a directory.
 ARCHITECTURES = {
     "countdown": ModelConfig(112, 2, 64, 4, 4, 16, 176, family="qwen2", qkv_bias=True),
+    "countdown-8x": ModelConfig(112, 4, 128, 8, 8, 16, 416, family="qwen2", qkv_bias=True),
     "qwen2.5-math-1.5b": ModelConfig(
         151_936, 28, 1536, 12, 2, 128, 8960, family="qwen2", qkv_bias=True, tied_head=True
     ),

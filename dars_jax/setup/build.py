@@ -95,7 +95,7 @@ def policy_directory(plan: Plan, log: Log) -> Path:
     """The directory of the initial policy; the embedded one is trained first if need be."""
     if plan.config.policy.path:
         return Path(plan.config.policy.path)
-    if plan.config.policy.architecture != "countdown":
+    if plan.config.policy.architecture not in base_policy.EMBEDDED:
         raise ValueError(
             "policy.path is empty: give the Hugging Face directory of the policy, "
             f"--config.policy.path=DIR (sizes expected: {plan.config.policy.architecture})"

@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from dars_jax.config import ConfigDict
+
 AXES = ("prompts", "rollouts", "tokens")  # what a run may be said to have cost
 SHORT, LONG = 6_400, 25_600  # prompts after which arms are compared
 EVALUATE_EVERY = 1_280  # prompts
@@ -47,10 +49,37 @@ ARMS = {
     )
 }  # fmt: skip
 QUICK = ("grpo", "depth_naive", "breadth_naive", "dars_b")
-BASES = (60, 100, 120, 150, 300)  # supervised steps of the base policy
-BASE_ARMS = ("grpo", "dars_b")
-STANDARD_BASE = 100
-ALSO = ("bases",)  # what can be run besides the arms
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """What is changed in every arm alike, to see whether an outcome depends on it."""
+
+    name: str  # "" is the standard
+    warmup_steps: int = 100  # supervised steps of the base policy
+    rate: float = 1.0  # factor of the learning rate
+    architecture: str = "countdown"
+
+
+STANDARD = Variant("")
+# What can be run besides the arms: variants, and the arms that are run in them, for SHORT prompts.
+_SPLITS = ("breadth_naive", "dars_b", "breadth_24", "breadth_24_maxrl", "dars_b_maxrl",
+           "dars_b_half", "ada_b_maxrl")  # fmt: skip
+ALSO: dict[str, tuple[tuple[Variant, ...], tuple[str, ...]]] = {
+    "bases": (
+        tuple(Variant(f"base_{n}", warmup_steps=n) for n in (60, 120, 150, 300)),
+        ("grpo", "dars_b", "breadth_24_maxrl"),
+    ),
+    "rates": (
+        tuple(Variant(f"rate_{factor}", rate=factor) for factor in (0.5, 2.0)),
+        _SPLITS,
+    ),
+    # eight times the parameters; 60 steps make its base as weak as the standard one
+    "large": (
+        (Variant("large", warmup_steps=60, rate=0.5, architecture="countdown-8x"),),
+        ("grpo", "breadth_naive", "dars_b", "breadth_24_maxrl", "dars_b_maxrl"),
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,35 +89,33 @@ class Trial:
     arm: Arm
     seed: int
     prompts: int
-    base: int = STANDARD_BASE
+    variant: Variant = STANDARD
 
     @property
     def directory(self) -> str:
         """Below the working directory of the study."""
-        base = "" if self.base == STANDARD_BASE else f"-base_{self.base}"
-        return f"{self.arm.name}{base}/seed_{self.seed}"
+        variant = f"-{self.variant.name}" if self.variant.name else ""
+        return f"{self.arm.name}{variant}/seed_{self.seed}"
 
-    def overrides(self, prompts_per_step: int) -> dict[str, Any]:
+    def overrides(self, config: ConfigDict) -> dict[str, Any]:
         """What the run changes in the arm's configuration: {"section.key": value}."""
-        steps = lambda prompts: prompts // prompts_per_step  # noqa: E731
+        steps = lambda prompts: prompts // config.rollout.num_prompts  # noqa: E731
         return self.arm.changes | {
             "seed": self.seed,
-            "policy.warmup_steps": self.base,
+            "policy.architecture": self.variant.architecture,
+            "policy.warmup_steps": self.variant.warmup_steps,
+            "optimizer.learning_rate": config.optimizer.learning_rate * self.variant.rate,
             "train.num_steps": steps(self.prompts),
             "eval.every": steps(EVALUATE_EVERY),
             "checkpoint.every": steps(CHECKPOINT_EVERY),
         }
 
 
-def main_trials(names: Sequence[str], seeds: int, prompts: int) -> list[Trial]:
-    """All arms for a seed before the next seed, so that what is there can be compared."""
-    return [Trial(ARMS[name], seed, prompts) for seed in range(seeds) for name in names]
-
-
-def base_trials(seeds: int) -> list[Trial]:
-    """Weaker and stronger base policies; those of the standard base belong to the main arms."""
-    bases = [base for base in BASES if base != STANDARD_BASE]
-    return [
-        Trial(ARMS[name], seed, SHORT, base)
-        for seed in range(seeds) for base in bases for name in BASE_ARMS
-    ]  # fmt: skip
+def trials(names: Sequence[str], seeds: int, prompts: int, also: Sequence[str]) -> list[Trial]:
+    """All arms for a seed before the next seed, then the variants likewise."""
+    out = [Trial(ARMS[name], seed, prompts) for seed in range(seeds) for name in names]
+    for part in also:
+        variants, arms = ALSO[part]
+        out += [Trial(ARMS[name], seed, SHORT, variant)
+                for seed in range(seeds) for variant in variants for name in arms]  # fmt: skip
+    return out

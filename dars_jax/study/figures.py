@@ -245,13 +245,13 @@ def total_top_ups(run: Run) -> dict[int, int]:
 
 def bases(
     studies: Mapping[int, Study],
-    arms: Sequence[str],
     titles: Mapping[str, str],
     budget: Budget,
     ks: Sequence[int],
 ) -> bytes:
     """Gain in Pass@k against the base's Pass@k, for base policies of several strengths."""
     picture = _Picture(len(ks), size=(5.2, 4.2))
+    arms = dict.fromkeys(arm for study in studies.values() for arm in study.runs)
     for axes, k in zip(picture.axes, ks, strict=True):
         axes.axhline(0, color="black", lw=1)
         for i, arm in enumerate(arms):

@@ -1,6 +1,7 @@
 """The report of a reproduction: what the arms reached, what of the paper holds, at what cost."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dars_jax.study import claims, figures
-from dars_jax.study.arms import ARMS, AXES, BASE_ARMS, LONG, SHORT
+from dars_jax.study.arms import ALSO, ARMS, AXES, LONG, SHORT, STANDARD, Variant
 from dars_jax.study.compare import KS, Budget, Measure, Study
 from dars_jax.study.page import Block, Figure, Heading, Table, Text
 from dars_jax.study.resampling import Estimate
@@ -23,10 +24,15 @@ class Reproduction:
     """All runs of a reproduction."""
 
     main: Study  # the arms, on the standard base policy
-    bases: Mapping[int, Study]  # by supervised steps of the base; empty where nobody asked
+    variants: Mapping[Variant, Study]  # what else was run
     axis: str  # of the budget that comes first
     command: str
     remarks: tuple[str, ...] = ()
+
+    @property
+    def most(self) -> int:
+        """The largest k: answers of each problem."""
+        return self.main.runs[self.main.baseline][0].num_samples
 
     @property
     def sizes(self) -> list[int]:
@@ -62,6 +68,8 @@ def blocks(r: Reproduction) -> list[Block]:
         *_curves(r),
         *_costs(r),
         *_bases(r),
+        *_rates(r),
+        *_large(r),
     ]
 
 
@@ -70,7 +78,7 @@ def _order(axis: str) -> list[str]:
 
 
 def _paths(r: Reproduction) -> list[Block]:
-    k, last = r.main.runs[r.main.baseline][0].num_samples, r.budgets(r.axis)[-1]
+    k, last = r.most, r.budgets(r.axis)[-1]
     budgets = [r.main.budget(axis, r.sizes[-1]) for axis in _order(r.axis)]
     return [
         Heading("What the arms reach"),
@@ -94,7 +102,7 @@ def _paths(r: Reproduction) -> list[Block]:
 
 def _levels(r: Reproduction) -> list[Block]:
     out: list[Block] = []
-    ks = [k for k in KS if k <= r.main.runs[r.main.baseline][0].num_samples]
+    ks = [k for k in KS if k <= r.most]
     for axis in _order(r.axis):
         for size, budget in zip(r.sizes, r.budgets(axis), strict=True):
             what = f"{budget}" if axis == "prompts" else f"{budget}, as the baseline at {size:,}"
@@ -167,7 +175,7 @@ def _claims(r: Reproduction) -> list[Block]:
 
 
 def _questions(r: Reproduction) -> list[Block]:
-    ks = [k for k in KS if k <= r.main.runs[r.main.baseline][0].num_samples]
+    ks = [k for k in KS if k <= r.most]
     rows = []
     for question in claims.QUESTIONS:
         if not {question.arm, question.other} <= r.main.runs.keys():
@@ -236,37 +244,87 @@ def _costs(r: Reproduction) -> list[Block]:
     ]  # fmt: skip
 
 
-def _bases(r: Reproduction) -> list[Block]:
-    if not r.bases:
-        return []
-    some = next(iter(r.bases.values()))
-    k = some.runs[some.baseline][0].num_samples
+def _gain_rows(studies: Mapping[str, Study], ks: Sequence[int]) -> list[list[str]]:
+    """What each arm gained after SHORT prompts, by name of the variant."""
     budget = Budget("prompts", SHORT)
     rows = []
-    for steps, study in r.bases.items():
-        for arm in BASE_ARMS:
-            if arm not in study.runs:
-                continue
-            before = np.mean([run.pass_at(k)[0] for run in study.runs[arm]])
-            once = np.mean([run.pass_at(1)[0] for run in study.runs[arm]])
-            rows.append([str(steps), TITLES[arm], str(len(study.runs[arm])), f"{once:.3f}",
-                         str(study.gain(arm, 1, budget)), f"{before:.3f}",
-                         str(study.gain(arm, k, budget))])  # fmt: skip
+    for name, study in studies.items():
+        for arm, mine in study.runs.items():
+            row = [name, TITLES[arm], str(len(mine))]
+            for k in ks:
+                before = np.mean([run.pass_at(k)[0] for run in mine])
+                row += [f"{before:.3f}", str(study.gain(arm, k, budget))]
+            rows.append(row)
+    return rows
+
+
+def _gain_table(first: str, studies: Mapping[str, Study], ks: Sequence[int]) -> Table:
+    cells = [cell for k in ks for cell in (f"Pass@{k} before", "gain")]
+    return Table([first, "arm", "seeds", *cells], _gain_rows(studies, ks))
+
+
+def _only(study: Study, arms: Sequence[str]) -> Study:
+    return Study({arm: study.runs[arm] for arm in arms if arm in study.runs})
+
+
+def _part(r: Reproduction, part: str) -> dict[Variant, Study]:
+    """The studies of a part, the standard one among them; empty if it was not run."""
+    variants, arms = ALSO[part]
+    if not all(variant in r.variants for variant in variants):
+        return {}
+    return {STANDARD: _only(r.main, arms)} | {v: _only(r.variants[v], arms) for v in variants}
+
+
+def _bases(r: Reproduction) -> list[Block]:
+    found = _part(r, "bases")
+    if not found:
+        return []
+    studies = {v.warmup_steps: found[v] for v in sorted(found, key=lambda v: v.warmup_steps)}
+    k = r.most
     return [
         Heading("Weak and strong base policies"),
-        Figure("bases", figures.bases(r.bases, BASE_ARMS, TITLES, budget, (1, k)),
+        Figure("bases", figures.bases(studies, TITLES, Budget("prompts", SHORT), (1, k)),
                f"Gain after {SHORT:,} prompts against what the base policy could do: a base that "
-               "already solves nearly all problems within "
-               f"{k} answers has only breadth to lose."),
-        Table(["supervised steps", "arm", "seeds", "Pass@1 before", "gain", f"Pass@{k} before",
-               "gain"], rows),
+               f"already solves nearly all problems within {k} answers has only breadth to lose."),
+        _gain_table("supervised steps", {str(n): s for n, s in studies.items()}, (1, k)),
+    ]  # fmt: skip
+
+
+def _rates(r: Reproduction) -> list[Block]:
+    found = _part(r, "rates")
+    if not found:
+        return []
+    studies = {f"x {v.rate:g}": found[v] for v in sorted(found, key=lambda v: v.rate)}
+    return [
+        Heading("Is it the learning rate?"),
+        Text(f"The same factors for all arms, after {SHORT:,} prompts."),
+        _gain_table("rate", studies, (1, 8, r.most)),
+    ]
+
+
+def _large(r: Reproduction) -> list[Block]:
+    found = _part(r, "large")
+    if not found:
+        return []
+    variant, study = list(found.items())[-1]
+    budget = Budget("prompts", SHORT)
+    ks = [k for k in KS if k <= r.most]
+    rows = [[f"{TITLES[a]} less {TITLES[b]}",
+             *(str(study.difference(a, b, k, budget)) for k in ks)]
+            for a, b in itertools.pairwise(study.runs)]  # fmt: skip
+    return [
+        Heading("A policy eight times the size"),
+        Text(f"Architecture {variant.architecture}, {variant.warmup_steps} supervised steps, "
+             f"{variant.rate:g} of the learning rate, {SHORT:,} prompts."),
+        _level_table(study, ks, budget),
+        Table(["difference", *(f"Pass@{k}" for k in ks)], rows),
     ]  # fmt: skip
 
 
 def to_json(r: Reproduction) -> dict[str, Any]:
     """Every figure of the tables, JSON-friendly; shares in [0, 1]."""
     study = r.main
-    ks = [k for k in KS if k <= study.runs[study.baseline][0].num_samples]
+    ks = [k for k in KS if k <= r.most]
     measures: list[Measure] = [*ks, "entropy", "rollouts"]
     every = [(size, b) for axis in AXES for size, b in zip(r.sizes, r.budgets(axis), strict=True)]
     run = study.runs[study.baseline][0]
@@ -291,11 +349,9 @@ def to_json(r: Reproduction) -> dict[str, Any]:
              "evidence": {str(c): dataclasses.asdict(d) for c, d, _ in f.evidence}}
             for text, at in findings(r) for b, size, f in at
         ],
-        "bases": [
-            {"supervised_steps": steps, "arm": arm,
-             "gain_pass_at_1": dataclasses.asdict(s.gain(arm, 1, Budget("prompts", SHORT))),
-             f"gain_pass_at_{ks[-1]}": dataclasses.asdict(s.gain(arm, ks[-1],
-                                                                 Budget("prompts", SHORT)))}
-            for steps, s in r.bases.items() for arm in BASE_ARMS if arm in s.runs
+        "variants": [
+            {"variant": variant.name, "arm": arm}
+            | {name(k): dataclasses.asdict(s.gain(arm, k, Budget("prompts", SHORT))) for k in ks}
+            for variant, s in r.variants.items() for arm in s.runs
         ],
     }  # fmt: skip

@@ -227,7 +227,7 @@ class Trainer:
     def _warn_of_another_base(self, pass_at_1: float) -> None:
         """Says so if the embedded policy is not what its figures were measured with."""
         c = self._plan.config
-        band = base_policy.PASS_AT_1_BANDS.get(c.policy.warmup_steps)
+        band = base_policy.PASS_AT_1_BANDS.get((c.policy.architecture, c.policy.warmup_steps))
         if c.policy.path or c.data.test != "tfds:countdown:test" or band is None:
             return
         low, high = band

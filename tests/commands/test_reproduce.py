@@ -6,6 +6,7 @@ The runs are stand-ins here; what real ones leave is read in test_train.py.
 import json
 import os
 import pathlib
+import runpy
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import time
 import pytest
 
 from dars_jax.commands import reproduce
+from dars_jax.setup import plan
 from dars_jax.study import arms
 
 TESTS = pathlib.Path(__file__).resolve().parent.parent
@@ -98,11 +100,21 @@ def test_a_run_of_other_settings_is_not_taken_for_ours(root, tmp_path, capsys):
 def test_other_bases_are_runs_of_their_own(tmp_path):
     trials = options(tmp_path, also=("bases",), prompts=arms.LONG).trials()
     directories = [trial.directory for trial in trials]
-    assert len(set(directories)) == len(directories) == 2 * 2 + 2 * 4 * 2
+    assert len(set(directories)) == len(directories) == 2 * 2 + 2 * 4 * 3
     assert "dars_b-base_300/seed_1" in directories
     (base,) = [t for t in trials if t.directory == "grpo-base_60/seed_0"]
-    assert base.overrides(32) == {"seed": 0, "policy.warmup_steps": 60, "train.num_steps": 200,
-                                  "eval.every": 40, "checkpoint.every": 200}  # fmt: skip
+    config = runpy.run_path(str(REPO / "configs" / "grpo.py"))["get_config"]()
+    assert base.overrides(config) == {
+        "seed": 0, "policy.architecture": "countdown", "policy.warmup_steps": 60,
+        "optimizer.learning_rate": 2e-4, "train.num_steps": 200, "eval.every": 40,
+        "checkpoint.every": 200,
+    }  # fmt: skip
+
+
+def test_every_arm_exists_and_its_settings_are_known(tmp_path):
+    for trial in options(tmp_path, arms=tuple(arms.ARMS), also=tuple(arms.ALSO)).trials():
+        job = reproduce._job(REPO, tmp_path, trial)
+        plan.validate(job.config, 1)
 
 
 def command(root, workdir, *arguments):

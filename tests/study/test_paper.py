@@ -38,7 +38,8 @@ def studies(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reproduction(studies):
-    return paper.Reproduction(studies[100], studies, "rollouts", "the command")
+    variants = {v: studies[300] for part in arms.ALSO for v in arms.ALSO[part][0]}
+    return paper.Reproduction(studies[100], variants, "rollouts", "the command")
 
 
 def test_every_picture_has_a_sentence_and_is_a_picture(reproduction):
@@ -66,7 +67,7 @@ def test_the_figures_are_there_for_programs(reproduction):
     assert level["pass_at_1"]["low"] < level["pass_at_1"]["mean"] < level["pass_at_1"]["high"]
     verdicts = {c["verdict"] for c in stored["claims"]}
     assert "no runs" in verdicts  # Depth-Naive is not among these arms
-    assert {b["supervised_steps"] for b in stored["bases"]} == {100, 300}
+    assert {"base_60", "rate_0.5", "large"} <= {v["variant"] for v in stored["variants"]}
 
 
 def test_equal_cost_is_what_the_baseline_had_spent(reproduction):
