@@ -204,8 +204,7 @@ def _settle(child: _Child) -> str:
     if child.process.returncode:
         lines = (job.directory / "log.txt").read_text(errors="replace").splitlines()
         return f"{job.name}: exit code {child.process.returncode}, {lines[-1] if lines else ''}"
-    runs.compact(job.directory)
-    run = runs.read(job.directory)
+    run = runs.compact(job.directory)
     ks = (1, run.num_samples)
     gains = "  ".join(
         f"Pass@{k} {before:.3f} -> {after:.3f}"
@@ -219,7 +218,7 @@ def write_report(options: Options) -> list[Path]:
     found: dict[Variant, dict[str, list[runs.Run]]] = {}
     for trial in options.trials():
         arms = found.setdefault(trial.variant, {})
-        arms.setdefault(trial.arm.name, []).append(runs.read(options.workdir / trial.directory))
+        arms.setdefault(trial.arm.name, []).append(runs.compact(options.workdir / trial.directory))
     studies = {variant: Study({name: tuple(mine) for name, mine in arms.items()})
                for variant, arms in found.items()}  # fmt: skip
     main = studies.pop(STANDARD)

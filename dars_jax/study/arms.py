@@ -48,6 +48,13 @@ ARMS = {
         Arm("ada_b_maxrl", "Reinforce-Ada + MaxRL", "dars_b.py:ada_positive", _MAXRL),
     )
 }  # fmt: skip
+PANELS = {  # of the main figure
+    "arms of the paper": ("grpo", "depth_naive", "breadth_naive", "dars_et", "dars_hw",
+                          "dars_b_et", "dars_b"),
+    "more rollouts, weights, both": ("breadth_naive", "dars_b", "breadth_24", "breadth_maxrl",
+                                     "breadth_24_maxrl", "dars_b_half", "dars_b_maxrl", "ada_b",
+                                     "ada_b_maxrl"),
+}  # fmt: skip
 QUICK = ("grpo", "depth_naive", "breadth_naive", "dars_b")
 
 
@@ -68,7 +75,7 @@ _SPLITS = ("breadth_naive", "dars_b", "breadth_24", "breadth_24_maxrl", "dars_b_
 ALSO: dict[str, tuple[tuple[Variant, ...], tuple[str, ...]]] = {
     "bases": (
         tuple(Variant(f"base_{n}", warmup_steps=n) for n in (60, 120, 150, 300)),
-        ("grpo", "dars_b", "breadth_24_maxrl"),
+        ("grpo", "dars_b", "breadth_24_maxrl", "dars_b_half"),
     ),
     "rates": (
         tuple(Variant(f"rate_{factor}", rate=factor) for factor in (0.5, 2.0)),
@@ -77,7 +84,7 @@ ALSO: dict[str, tuple[tuple[Variant, ...], tuple[str, ...]]] = {
     # eight times the parameters; 60 steps make its base as weak as the standard one
     "large": (
         (Variant("large", warmup_steps=60, rate=0.5, architecture="countdown-8x"),),
-        ("grpo", "breadth_naive", "dars_b", "breadth_24_maxrl", "dars_b_maxrl"),
+        ("grpo", "dars_b", "breadth_24_maxrl", "dars_b_half", "dars_b_maxrl"),
     ),
 }
 

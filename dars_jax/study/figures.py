@@ -39,8 +39,8 @@ class _Picture:
 
 
 def color_of(index: int) -> Any:
-    """Arms keep their colour in every picture."""
-    return matplotlib.colormaps["tab20"](index % 20)
+    """Arms keep their colour in every picture: ten strong ones, then ten pale ones."""
+    return matplotlib.colormaps["tab20"](2 * (index % 10) + (index // 10) % 2)
 
 
 def _finish(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
@@ -52,20 +52,37 @@ def _legend(axes: Axes) -> None:
     axes.legend(fontsize=7, framealpha=0.8)
 
 
-def training_path(study: Study, titles: Mapping[str, str], k: int) -> bytes:
-    """Pass@1 against Pass@k along training; crosses are the intervals of the end."""
-    picture = _Picture(size=(8, 6))
-    (axes,) = picture.axes
+def training_path(
+    study: Study, titles: Mapping[str, str], k: int, panels: Mapping[str, Sequence[str]]
+) -> bytes:
+    """Pass@1 against Pass@k along training; crosses are the intervals of the end.
+
+    Args:
+      panels: arms by the title of their panel.
+    """
+    picture = _Picture(len(panels), size=(7, 5.6))
+    for axes, (title, arms) in zip(picture.axes, panels.items(), strict=True):
+        axes.sharex(picture.axes[0])
+        axes.sharey(picture.axes[0])
+        _paths(axes, study, titles, k, arms)
+        axes.plot([], [], "k*", ms=12, label="base policy")
+        _finish(axes, f"Pass@{k}, percent of held-out problems", "Pass@1, percent", title)
+        _legend(axes)
+    return picture.png()
+
+
+def _paths(
+    axes: Axes, study: Study, titles: Mapping[str, str], k: int, arms: Sequence[str]
+) -> None:
     for i, (arm, mine) in enumerate(study.runs.items()):
+        if arm not in arms:
+            continue
         x, y = (100 * _over_seeds(mine, j).mean((0, 2)) for j in (k, 1))
         axes.plot(x, y, color=color_of(i), marker="o", ms=2, lw=1.5, label=titles[arm])
         ends = [estimate(_over_seeds(mine, j)[:, -1]) for j in (k, 1)]
         axes.errorbar(x[-1:], y[-1:], xerr=_arms(ends[:1], 100), yerr=_arms(ends[1:], 100),
                       color=color_of(i), marker="s", ms=5, lw=1, capsize=2)  # fmt: skip
-    axes.plot(x[:1], y[:1], "k*", ms=14, label="base policy")
-    _finish(axes, f"Pass@{k}, percent of held-out problems", "Pass@1, percent")
-    _legend(axes)
-    return picture.png()
+        axes.plot(x[:1], y[:1], "k*", ms=12)
 
 
 def _drawn(points: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -195,11 +212,11 @@ def loudness(correct: np.ndarray, num_samples: int) -> bytes:
     each, share = picture.axes
     for i, method in enumerate(pull.METHODS):
         x, points, shares = zip(*pull.by_accuracy(correct, num_samples, method), strict=True)
-        each.errorbar(x, _drawn(points)[0], yerr=_arms(points), color=color_of(2 * i), marker="o",
+        each.errorbar(x, _drawn(points)[0], yerr=_arms(points), color=color_of(i), marker="o",
                       ms=3, capsize=2, label=method.title)  # fmt: skip
         width = 0.8 / len(pull.METHODS)
         share.bar(np.arange(len(x)) + i * width - 0.4 + width / 2, 100 * np.array(shares), width,
-                  color=color_of(2 * i), label=method.title)  # fmt: skip
+                  color=color_of(i), label=method.title)  # fmt: skip
         share.set_xticks(range(len(x)), [f"{v:.2f}" for v in x])
     _finish(each, "accuracy of the base policy on the prompt", "sum of |advantage| of a prompt")
     _finish(share, "accuracy of the base policy, mean of the bin",
@@ -263,7 +280,7 @@ def bases(
                 points.append((100 * before, study.gain(arm, k, budget), steps))
             gains = [e for _, e, _ in points]
             axes.errorbar([x for x, *_ in points], 100 * _drawn(gains)[0], yerr=_arms(gains, 100),
-                          color=color_of(2 * i), marker="o", ms=4, capsize=2,
+                          color=color_of(i), marker="o", ms=4, capsize=2,
                           label=titles[arm])  # fmt: skip
             if i == 0:
                 for at, _, steps in points:

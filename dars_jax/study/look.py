@@ -70,7 +70,7 @@ def _common(study: Study, titles: Mapping[str, str], k: int) -> list[Block]:
         Figure("pass_at_k", figures.pass_at_k(study, titles, [last], list(study.runs)[:3]),
                "Pass@k before (dashed, of the first run) and after, with intervals. A curve that "
                "ends below the dashed one has lost breadth."),
-        Figure("training_path", figures.training_path(study, titles, k),
+        Figure("training_path", figures.training_path(study, titles, k, {"": list(study.runs)}),
                f"Pass@1 against Pass@{k} at every evaluation; crosses are intervals at the end. "
                "More evaluations (eval.every) make it a path."),
         Figure("against_cost", figures.against_cost(study, titles, "rollouts", (1, k)),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dars_jax.study import claims, figures
-from dars_jax.study.arms import ALSO, ARMS, AXES, LONG, SHORT, STANDARD, Variant
+from dars_jax.study.arms import ALSO, ARMS, AXES, LONG, PANELS, SHORT, STANDARD, Variant
 from dars_jax.study.compare import KS, Budget, Measure, Study
 from dars_jax.study.page import Block, Figure, Heading, Table, Text
 from dars_jax.study.resampling import Estimate
@@ -79,10 +79,14 @@ def _order(axis: str) -> list[str]:
 
 def _paths(r: Reproduction) -> list[Block]:
     k, last = r.most, r.budgets(r.axis)[-1]
+    there = {title: [arm for arm in arms if arm in r.main.runs] for title, arms in PANELS.items()}
+    panels = {title: arms for title, arms in there.items() if len(arms) > 2}
+    if not panels:
+        panels = {"": list(r.main.runs)}
     budgets = [r.main.budget(axis, r.sizes[-1]) for axis in _order(r.axis)]
     return [
         Heading("What the arms reach"),
-        Figure("training_path", figures.training_path(r.main, TITLES, k),
+        Figure("training_path", figures.training_path(r.main, TITLES, k, panels),
                f"Pass@1 against Pass@{k} along training, mean over seeds; crosses are intervals at "
                "the end. Up is a better single answer, right is a broader policy; an arm that goes "
                "up and to the left pays for Pass@1 with breadth."),
@@ -105,6 +109,8 @@ def _levels(r: Reproduction) -> list[Block]:
     ks = [k for k in KS if k <= r.most]
     for axis in _order(r.axis):
         for size, budget in zip(r.sizes, r.budgets(axis), strict=True):
+            if axis != r.axis and size != r.sizes[-1]:
+                continue  # report.json has them
             what = f"{budget}" if axis == "prompts" else f"{budget}, as the baseline at {size:,}"
             out += [Heading(f"After {what}", 3), _level_table(r.main, ks, budget)]
     return out

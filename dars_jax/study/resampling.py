@@ -7,6 +7,7 @@ of the same seed and problem.
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -38,8 +39,14 @@ def estimate(values: np.ndarray, seed: int = 0) -> Estimate:
     values = np.asarray(values, np.float64)
     if values.size == 1:
         return Estimate(float(values.item()), -math.inf, math.inf)
-    rng = np.random.default_rng(seed)
-    weights = [rng.multinomial(n, np.full(n, 1 / n), NUM_RESAMPLES) / n for n in values.shape]
-    means = np.einsum("rp,rp->r", weights[0] @ values, weights[1])
+    seeds, problems = _weights(values.shape, seed)
+    means = np.einsum("rp,rp->r", seeds @ values, problems)
     low, high = np.quantile(means, [0.025, 0.975])
     return Estimate(float(values.mean()), float(low), float(high))
+
+
+@functools.lru_cache(maxsize=32)
+def _weights(shape: tuple[int, ...], seed: int) -> list[np.ndarray]:
+    """How often each resample takes each seed and each problem, as shares: float64[R,size] each."""
+    rng = np.random.default_rng(seed)
+    return [rng.multinomial(n, np.full(n, 1 / n), NUM_RESAMPLES) / n for n in shape]

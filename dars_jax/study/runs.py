@@ -99,8 +99,8 @@ def read(workdir: Path) -> Run:
     )
 
 
-def compact(workdir: Path) -> None:
-    """Keeps of every answer between the first and the last evaluation only whether it was right.
+def compact(workdir: Path) -> Run:
+    """Reads a run, and leaves of the evaluations between the first and the last only what was right.
 
     The answers of an evaluation of 256 problems are 6 MB, what is kept of them 1 KB.
     """
@@ -111,6 +111,7 @@ def compact(workdir: Path) -> None:
     partial.replace(partial.with_suffix(""))
     for step in run.evaluated[1:-1]:
         answers(workdir, step).unlink(missing_ok=True)
+    return run
 
 
 def answers(workdir: Path, step: int) -> Path:
