@@ -100,7 +100,7 @@ def read(workdir: Path) -> Run:
 
 
 def compact(workdir: Path) -> Run:
-    """Reads a run, and leaves of the evaluations between the first and the last only what was right.
+    """Reads a run; leaves of evaluations between the first and the last only what was right.
 
     The answers of an evaluation of 256 problems are 6 MB, what is kept of them 1 KB.
     """
