@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dars_jax.allocator import MAX_GROUP, top_up
+from dars_jax.allocator import MAX_GROUP, ada_kept, ada_mask, dapo_draw, dapo_keep, top_up
 
 PAPER = ("et", "hw")
 UNCAPPED = 2**30
@@ -94,6 +94,62 @@ def test_reinforce_ada_samples_another_round_until_the_first_success():
     correct, sampled = jnp.array([0, 1, 8, 0, 0, 0]), jnp.array([8, 8, 8, 16, 28, 32])
     got = top_up(correct, sampled, schedule="ada_positive", n_max=32, round_size=8)
     assert got.tolist() == [8, 0, 0, 8, 4, 0]
+
+
+def test_balanced_reinforce_ada_goes_on_until_there_are_two_of_each():
+    correct, sampled = jnp.array([0, 1, 2, 6, 7, 8, 1, 32, 0]), jnp.array([8] * 6 + [30, 32, 0])
+    got = top_up(correct, sampled, schedule="ada_balanced", n_max=32, round_size=8)
+    assert got.tolist() == [8, 8, 0, 0, 8, 8, 2, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "kept"),
+    [
+        (9, 9, (2, 2)),
+        (1, 9, (1, 3)),
+        (0, 9, (0, 4)),
+        (9, 1, (3, 1)),
+        (9, 0, (4, 0)),
+        (1, 1, (1, 1)),
+    ],
+)
+def test_reinforce_ada_keeps_four_as_even_as_it_can(right, wrong, kept):
+    got = ada_kept(np.array([right]), np.array([right + wrong]))
+    assert tuple(int(x[0]) for x in got) == kept
+
+
+def test_reinforce_ada_keeps_those_that_came_first():
+    rng = np.random.default_rng(0)
+    ids, rewards = rng.integers(0, 5, 60), (rng.random(60) < 0.3).astype(float)
+    mask = rng.random(60) < 0.8
+    got = ada_mask(jnp.asarray(rewards), jnp.asarray(ids), 6, mask=jnp.asarray(mask))
+    want = np.zeros(60, bool)
+    for g in range(6):
+        mine = [i for i in range(60) if ids[i] == g and mask[i]]
+        right, wrong = ([i for i in mine if rewards[i] == r] for r in (1, 0))
+        few = min(2, len(right))
+        wrong = wrong[: 4 - few]
+        want[right[: 4 - len(wrong)] + wrong] = True
+    assert got.tolist() == want.tolist()
+
+
+def test_dynamic_sampling_keeps_groups_with_right_and_wrong():
+    assert dapo_keep(np.array([0, 1, 7, 8, 0]), np.array([8, 8, 8, 8, 0])).tolist() == [
+        False, True, True, False, False,
+    ]  # fmt: skip
+
+
+def test_dynamic_sampling_ends_full_or_at_its_bound_and_does_not_overshoot_for_long():
+    rng = np.random.default_rng(0)
+    for useful in (1.0, 0.5, 0.1, 0.0):
+        kept = drawn = 0
+        while more := dapo_draw(kept, drawn, num_wanted=128, num_max=1000):
+            drawn += more
+            kept += rng.binomial(more, useful)
+        assert (kept >= 128) or drawn == 1000
+        if useful > 0.4:
+            assert drawn <= 1.5 * 128 / useful
+        assert drawn <= 1000
 
 
 def test_all_wrong_group_gets_the_cap():
