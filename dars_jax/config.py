@@ -61,8 +61,10 @@ def defaults() -> ConfigDict:
     c.rollout.steps_per_dispatch = 16  # decode steps between two looks of the host
 
     c.objective = ConfigDict()
-    # How a group's rewards become advantages: "mean", "std", "maxrl" or "ada_est"; see objective.py
+    # How a group's rewards become advantages: one of objective.ADVANTAGES, explained there.
     c.objective.advantage = "mean"
+    c.objective.k = 4  # of Pass@k, in "passk" and "pkpo"
+    c.objective.beta = 2.0  # of "rs_grpo": the best reward counts for more as it grows
 
     c.learner = ConfigDict()
     c.learner.num_epochs = 2  # E
@@ -131,7 +133,10 @@ _RENAMED = {
 
 
 # Settings that came later, with the value that runs had before.
-_ADDED = {"policy.warmup_steps": 300, "objective.advantage": "mean"}
+_ADDED = {
+    "policy.warmup_steps": 300, "objective.advantage": "mean", "objective.k": 4,
+    "objective.beta": 2.0,
+}  # fmt: skip
 
 
 def as_of_today(settings: dict) -> dict:

@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-ADVANTAGES = ("mean", "std", "maxrl", "ada_est")
+ADVANTAGES = ("mean", "std", "rloo", "maxrl", "ada_est", "pkpo", "passk", "rs_grpo")
+OF_K = ("pkpo", "passk")  # those in which k has a part
+OF_BETA = ("rs_grpo",)
 AGGREGATIONS = ("dr_grpo", "token_mean", "sequence_mean")
 
 
@@ -32,25 +34,40 @@ def group_advantages(
     num_groups: int,
     *,
     advantage: str = "mean",
+    k: int = 4,
+    beta: float = 2.0,
     mask: ArrayLike | None = None,
 ) -> jax.Array:
-    """Advantage of each rollout within its group, w * (reward - mean).
+    """Advantage of each rollout within its group.  The first six are w * (reward - mean).
 
     "mean"     w = 1 (Dr. GRPO, arXiv 2503.20783)
     "std"      w = 1 / (std + 1e-6) with the sample standard deviation, n-1 in the denominator
                (GRPO, arXiv 2402.03300)
+    "rloo"     w = n / (n-1), the reward less the mean of the others (arXiv 2402.14740): unbiased
     "maxrl"    w = 1 / mean (MaxRL, arXiv 2602.02710): the gradient of log p instead of p
     "ada_est"  w = 1 / sqrt(mean) (Reinforce-Ada with estimated difficulty, arXiv 2510.04996 v3,
                its epsilon left out)
+    "passk"    w = x / (sqrt(rho (1-rho)) + 1e-6) with rho = 1 - C(n-c, k) / C(n, k), the chance
+               that k of the rollouts have a right one, and x = C(n-c-1, k-1) / C(n-1, k-1)
+               (Pass@k training, arXiv 2508.10751, its two cases in one)
+    "pkpo"     C(n-c, k-1) / C(n, k) for a right rollout, 0 for a wrong one: what it adds to
+               Pass@k beyond Pass@(k-1) of the others.  The sum over a group is unbiased for the
+               gradient of Pass@k, once, where the others' grow with n (PKPO, arXiv 2505.15201)
+    "rs_grpo"  (exp(beta (r - s)) - 1) / beta, s = log(mean exp(beta r)) / beta (RS-GRPO,
+               arXiv 2509.24261): towards the best reward instead of the mean as beta grows
 
-    The last two are for rewards that are not negative; a group whose mean is 0 gets 0, as does a
-    group of one.
+    c of a group's n rollouts are right.  "maxrl" and "ada_est" are for rewards that are not
+    negative; a group whose mean is 0 gets 0.  "passk" and "pkpo" count a rollout as right if its
+    reward is above 1/2, and give 0 to a group of fewer than k.  A group of one gets 0, but for
+    "pkpo" with k = 1, which is the reward itself.
 
     Args:
       rewards: float[rollouts].
       group_ids: int32[rollouts] in [0, num_groups), in any order.
       num_groups: static.
       advantage: one of ADVANTAGES.
+      k: of Pass@k, static, in "passk" and "pkpo".
+      beta: above 0, in "rs_grpo".
       mask: bool[rollouts]; False entries are padding, belong to no group and get 0.
 
     Returns:
@@ -61,19 +78,67 @@ def group_advantages(
     """
     _check_advantage(advantage)
     rewards = jnp.asarray(rewards, jnp.float32)
-    size = group_sums(jnp.ones_like(rewards), group_ids, num_groups, mask)
-    mean = group_sums(rewards, group_ids, num_groups, mask) / jnp.maximum(size, 1)
-    centred = rewards - mean[group_ids]
+    ids = jnp.asarray(group_ids)
+    size = group_sums(jnp.ones_like(rewards), ids, num_groups, mask)
+    if advantage in OF_K:
+        right = rewards > 0.5
+        count = group_sums(right, ids, num_groups, mask)
+        if_right, if_wrong = _advantages_by_count(count, size, advantage, k, beta)
+        advantages = jnp.where(right, if_right[ids], if_wrong[ids])
+        return advantages if mask is None else jnp.where(mask, advantages, 0.0)
+    if advantage == "rs_grpo":
+        present = jnp.ones(rewards.shape, bool) if mask is None else mask
+        best = jax.ops.segment_max(jnp.where(present, rewards, -jnp.inf), ids, num_groups)
+        tilted = jnp.where(present, jnp.exp(beta * (rewards - best[ids])), 0.0)
+        mean = group_sums(tilted, ids, num_groups) / jnp.maximum(size, 1)
+        return jnp.where(present, (tilted / mean[ids] - 1) / beta, 0.0)
+    mean = group_sums(rewards, ids, num_groups, mask) / jnp.maximum(size, 1)
+    centred = rewards - mean[ids]
     if mask is not None:
         centred = jnp.where(mask, centred, 0.0)
-    if advantage == "mean":
-        return centred
     if advantage == "std":
-        variance = group_sums(centred**2, group_ids, num_groups) / jnp.maximum(size - 1, 1)
-        weight = 1 / (jnp.sqrt(variance) + 1e-6)
+        variance = group_sums(centred**2, ids, num_groups) / jnp.maximum(size - 1, 1)
+        return centred * (1 / (jnp.sqrt(variance) + 1e-6))[ids]
+    return centred * _weight(mean, size, advantage)[ids]
+
+
+def _weight(mean: jax.Array, size: jax.Array, advantage: str) -> jax.Array:
+    """The weight w of (reward - mean) that a group's mean and size decide -> float32[groups]."""
+    if advantage == "mean":
+        return jnp.ones_like(mean)
+    if advantage == "rloo":
+        return size / jnp.maximum(size - 1, 1)
+    if advantage == "std":  # of the population, for 0/1 rewards
+        return _inverse(jnp.sqrt(mean * (1 - mean)))
+    return _inverse(mean if advantage == "maxrl" else jnp.sqrt(mean))
+
+
+def _advantages_by_count(
+    correct: jax.Array, size: jax.Array, advantage: str, k: int, beta: float
+) -> tuple[jax.Array, jax.Array]:
+    """Advantage of a right and of a wrong rollout of groups of 0/1 rewards, float32[groups]."""
+    mean = correct / jnp.maximum(size, 1)
+    if advantage == "rs_grpo":
+        tilt = jnp.exp(-beta)
+        average = mean + (1 - mean) * tilt
+        return (1 / average - 1) / beta, (tilt / average - 1) / beta
+    if advantage == "pkpo":
+        value = k * _inverse(size) * _chance_of_wrong(size - 1, size - correct, k - 1)
+        return value, jnp.zeros_like(value)
+    if advantage == "passk":
+        others_wrong = _chance_of_wrong(size - 1, size - correct - 1, k - 1)
+        all_wrong = _chance_of_wrong(size, size - correct, k)
+        weight = others_wrong / (jnp.sqrt(all_wrong * (1 - all_wrong)) + 1e-6)
     else:
-        weight = _inverse(mean if advantage == "maxrl" else jnp.sqrt(mean))
-    return centred * weight[group_ids]
+        weight = _weight(mean, size, advantage)
+    return weight * (1 - mean), -weight * mean
+
+
+def _chance_of_wrong(size: jax.Array, wrong: jax.Array, k: int) -> jax.Array:
+    """Chance that k drawn from a group are all wrong, C(wrong, k) / C(size, k); 0 if size < k."""
+    chance = jnp.where(size >= k, 1.0, 0.0)
+    factor = lambda j, x: x * jnp.maximum(wrong - j, 0) / jnp.maximum(size - j, 1)  # noqa: E731
+    return jnp.asarray(jax.lax.fori_loop(0, k, factor, chance))
 
 
 def _inverse(x: jax.Array) -> jax.Array:
@@ -102,26 +167,26 @@ def has_signal(
 
 
 def cumulative_advantage(
-    num_correct: jax.Array, num_sampled: jax.Array, *, advantage: str = "mean"
+    num_correct: ArrayLike,
+    num_sampled: ArrayLike,
+    *,
+    advantage: str = "mean",
+    k: int = 4,
+    beta: float = 2.0,
 ) -> jax.Array:
     """Sum of |A| over each group of 0/1 rewards: its pull -> float32[prompts].
 
-    n * S(a) (paper, section 2) with S = 2 a (1-a) w, where w is the weight of the advantage at
-    accuracy a; "std" takes the population's, as the paper does.
+    Where advantages are w * (reward - mean), this is n * S(a) (paper, section 2) with
+    S = 2 a (1-a) w; "std" takes the population's, as the paper does.  The rest as in
+    `group_advantages`.
 
     Raises:
       ValueError: unknown advantage.
     """
     _check_advantage(advantage)
-    n = jnp.maximum(num_sampled, 1).astype(jnp.float32)
-    a = num_correct / n
-    weight = {
-        "mean": jnp.ones_like(a),
-        "std": _inverse(jnp.sqrt(a * (1 - a))),
-        "maxrl": _inverse(a),
-        "ada_est": _inverse(jnp.sqrt(a)),
-    }[advantage]
-    return num_sampled * 2 * a * (1 - a) * weight
+    correct, size = jnp.asarray(num_correct, jnp.float32), jnp.asarray(num_sampled, jnp.float32)
+    if_right, if_wrong = _advantages_by_count(correct, size, advantage, k, beta)
+    return correct * jnp.abs(if_right) + (size - correct) * jnp.abs(if_wrong)
 
 
 def token_weights(

@@ -42,3 +42,9 @@ def test_division_by_the_standard_deviation_is_known_by_its_old_name():
     assert differences(old | {"learner.use_std": True}, settings(objective__advantage="std")) == []
     (said,) = differences(old | {"learner.use_std": True}, settings())
     assert said == "objective.advantage: 'std' before, 'mean' now"
+
+
+def test_a_run_from_before_k_and_beta_goes_on():
+    old = settings()
+    del old["objective.k"], old["objective.beta"]
+    assert differences(old, settings()) == []

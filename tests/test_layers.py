@@ -35,7 +35,7 @@ HOUSE = {
     "tpu": ["topology", "flops", "hlo", "hlo_traffic", "aot", "cost"],
     "commands": ["cli", "startup", "train", "evaluate", "generations", "export", "serve",
                  "compile_tpu", "reproduce", "plot"],
-    "bench": ["work", "steps", "__main__"],
+    "bench": ["work", "steps", "allocators", "__main__"],
     "drills": ["soak", "crash", "grading"],
 }  # fmt: skip
 

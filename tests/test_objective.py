@@ -1,5 +1,8 @@
 """Advantages of ragged groups, the clipped surrogate and its weights, against numpy in float64."""
 
+from fractions import Fraction
+from math import comb
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,9 +24,38 @@ def advantages(rewards, ids, num_groups, **settings):
 WEIGHTS = {
     "mean": lambda r: 1.0,
     "std": lambda r: 1 / (r.std(ddof=1) + 1e-6),
+    "rloo": lambda r: len(r) / (len(r) - 1),
     "maxrl": lambda r: 1 / r.mean() if r.any() else 0.0,
     "ada_est": lambda r: r.mean() ** -0.5 if r.any() else 0.0,
 }
+K, BETA = 4, 2.0  # the defaults
+
+
+def pkpo(r):
+    n, c = len(r), (r > 0.5).sum()
+    return np.where(r > 0.5, comb(n - c, K - 1) / comb(n, K) if n >= K else 0, 0.0)
+
+
+def passk(r):
+    n, c = len(r), (r > 0.5).sum()
+    if n < K:
+        return np.zeros(n)
+    rho = 1 - comb(n - c, K) / comb(n, K)
+    sigma = np.sqrt(rho * (1 - rho)) + 1e-6
+    others = comb(n - c - 1, K - 1) / comb(n - 1, K - 1) if c < n else 0
+    return np.where(r > 0.5, (1 - rho) / sigma, (1 - rho - others) / sigma)
+
+
+def rs_grpo(r):
+    s = np.log(np.exp(BETA * r).mean()) / BETA
+    return (np.exp(BETA * (r - s)) - 1) / BETA
+
+
+def one_group(r, advantage):
+    """Advantages of one group, by the published formula in float64."""
+    if advantage in WEIGHTS:
+        return (r - r.mean()) * WEIGHTS[advantage](r)
+    return {"pkpo": pkpo, "passk": passk, "rs_grpo": rs_grpo}[advantage](r)
 
 
 def numpy_advantages(rewards, ids, mask, advantage):
@@ -32,7 +64,7 @@ def numpy_advantages(rewards, ids, mask, advantage):
         mine = [i for i in range(len(ids)) if ids[i] == g and mask[i]]
         r = np.array([rewards[i] for i in mine], np.float64)
         if len(r) > 1:
-            out[mine] = (r - r.mean()) * WEIGHTS[advantage](r)
+            out[mine] = one_group(r, advantage)
     return out
 
 
@@ -55,6 +87,71 @@ def test_the_gradient_of_log_p_has_advantages_of_one_minus_a_over_a_and_minus_on
     assert got.tolist() == [3, -1, -1, -1]
     got = advantages([1, 0, 0, 0], [0] * 4, 1, advantage="ada_est")
     assert got.tolist() == [1.5, -0.5, -0.5, -0.5]
+
+
+def gradient(p, n, advantage, **settings):
+    """Exact mean over all 2^n outcomes of sum A (r - p), p the accuracy, r - p the score.
+
+    With p the logistic of the policy's one parameter, r - p is the gradient of a rollout's log
+    probability, and p (1-p) that of p.
+    """
+    total = Fraction(0)
+    for c in range(n + 1):
+        rewards = [1] * c + [0] * (n - c)
+        floats = advantages(rewards, [0] * n, 1, advantage=advantage, **settings)
+        values = [Fraction(float(a)).limit_denominator(3000) for a in floats]
+        chance = comb(n, c) * p**c * (1 - p) ** (n - c)
+        total += chance * sum(a * (r - p) for a, r in zip(values, rewards, strict=True))
+    return total / (p * (1 - p))
+
+
+P = Fraction(2, 7)
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_the_others_mean_as_baseline_is_unbiased_and_the_own_shrinks_by_one_in_n(n):
+    assert gradient(P, n, "rloo") == n
+    assert gradient(P, n, "mean") == n - 1
+
+
+@pytest.mark.parametrize(("n", "k"), [(4, 1), (4, 2), (6, 4), (5, 5)])
+def test_pkpo_is_unbiased_for_the_gradient_of_pass_at_k(n, k):
+    assert gradient(P, n, "pkpo", k=k) == k * (1 - P) ** (k - 1)  # of 1 - (1-p)^k by p
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_maxrl_is_unbiased_for_log_p_cut_off_after_as_many_terms_as_there_are_others(n):
+    """log p = -sum over k of (1-p)^k / k, whose terms have the gradients (1-p)^(k-1)."""
+    assert gradient(P, n, "maxrl") == n * sum((1 - P) ** (k - 1) for k in range(1, n))
+
+
+def test_pass_at_k_training_by_hand():
+    # 1 of 4 right, k = 2: rho = 1/2, sigma = 1/2; the wrong ones: 1/2 - C(2,1)/C(3,1) = -1/6
+    got = advantages([1, 0, 0, 0], [0] * 4, 1, advantage="passk", k=2)
+    np.testing.assert_allclose(got, [1, -1 / 3, -1 / 3, -1 / 3], rtol=1e-5)
+
+
+def test_the_tilted_reward_goes_from_the_mean_to_log_p_as_beta_grows():
+    call = lambda beta: advantages([1, 0, 0, 0], [0] * 4, 1, advantage="rs_grpo", beta=beta)  # noqa: E731
+    np.testing.assert_allclose(call(1e-3), advantages([1, 0, 0, 0], [0] * 4, 1), atol=1e-3)
+    np.testing.assert_allclose(50 * call(50.0), [3, -1, -1, -1], rtol=1e-5)  # as "maxrl"
+    assert np.isfinite(call(1000.0)).all()  # exp(1000) is not
+
+
+@pytest.mark.parametrize(
+    ("advantage", "setting"), [("pkpo", "k"), ("passk", "k"), ("rs_grpo", "beta")]
+)
+def test_k_and_beta_have_a_part_where_they_should(advantage, setting):
+    one, other = (
+        advantages([1, 0, 0, 0, 0, 0], [0] * 6, 1, advantage=advantage, **{setting: value})
+        for value in (2, 3)
+    )
+    assert not np.allclose(one, other)
+
+
+@pytest.mark.parametrize("advantage", ["pkpo", "passk"])
+def test_fewer_rollouts_than_k_say_nothing_about_pass_at_k(advantage):
+    assert not advantages([1, 0, 0], [0, 0, 0], 1, advantage=advantage, k=4).any()
 
 
 def test_an_unknown_advantage_is_refused():
@@ -106,11 +203,11 @@ def test_cumulative_advantage_is_the_sum_of_absolute_advantages(advantage):
     want = []
     for c in k:
         rewards = (np.arange(n) < c).astype(float)
-        weight = WEIGHTS[advantage](rewards)
         if advantage == "std":  # of the population, as in the paper
-            weight = 1 / (rewards.std() or 1)
-        want.append(np.abs(rewards - c / n).sum() * weight)
-    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+            want.append(np.abs(rewards - c / n).sum() / (rewards.std() or 1))
+        else:
+            want.append(np.abs(one_group(rewards, advantage)).sum())
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 def test_hw_by_sampling_and_maxrl_by_weighting_ask_for_the_same_pull():

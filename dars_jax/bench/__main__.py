@@ -3,6 +3,7 @@
     python -m dars_jax.bench rollout --model tiny
     python -m dars_jax.bench update --model DIR --skewed
     python -m dars_jax.bench allocate
+    python -m dars_jax.bench allocators --difficulty runs/mine/eval/step_000000.jsonl --markdown
     python -m dars_jax.bench step --model tiny
     python -m dars_jax.bench simulate
 
@@ -10,38 +11,22 @@
 random weights.  The work is 32 prompts x 8 rollouts, 32 prompt tokens, 128 new ones; with --skewed
 lengths are geometric with mean 40, at most 128.  `matmul_share` relates the speed to what this
 machine would do if nothing but the model's matrix products ran, measured in the same run.
-`simulate` runs the real scheduler over an engine that only counts: decode steps of a DARS-HW step
-over the ideal, tokens / slots.  --devices splits the CPU, one engine replica each.
+--devices splits the CPU, one engine replica each.  `allocate` times every allocator, beside a
+Python loop and numpy.  `allocators` says what each does with one budget for prompts of given
+accuracies.  `simulate` runs the real scheduler over an engine that only counts: decode steps of a
+DARS-HW step over the ideal, tokens / slots.
 """
 
 import argparse
 import dataclasses
-import functools
 import json
 import os
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
-import numpy as np
-
-from dars_jax import allocator
-from dars_jax.bench import steps
-from dars_jax.bench.work import MODELS, Work, load_policy, timed
+from dars_jax.bench import allocators, steps
+from dars_jax.bench.work import MODELS, Work, load_policy
 from dars_jax.rollout import simulation
-
-
-def bench_allocate(args: argparse.Namespace) -> None:
-    """Top-ups for 3072 prompts, counts already on the device."""
-    correct = jax.device_put(np.random.default_rng(0).integers(0, 9, 3072).astype(np.int32))
-    allocate = jax.jit(functools.partial(allocator.top_up, schedule="hw", n_max=64))
-    run = lambda: allocate(correct, 8).block_until_ready()  # noqa: E731
-    first = timed(run)
-    seconds = [timed(run) for _ in range(max(args.repeats, 50))]
-    line = {"what": "allocate", "prompts": 3072, "compile_s": round(first, 3),
-            "seconds_median": statistics.median(seconds)}  # fmt: skip
-    print(json.dumps(line), flush=True)
 
 
 def bench_simulate(_: argparse.Namespace) -> None:
@@ -61,7 +46,8 @@ def bench_simulate(_: argparse.Namespace) -> None:
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "rollout": steps.bench_rollout, "update": steps.bench_update, "step": steps.bench_step,
-    "allocate": bench_allocate, "simulate": bench_simulate,
+    "allocate": allocators.bench_allocate, "allocators": allocators.bench_allocators,
+    "simulate": bench_simulate,
 }  # fmt: skip
 
 
@@ -79,12 +65,22 @@ def main() -> None:
     parser.add_argument("--row_tokens", type=int, default=288, help="length of a packed row")
     parser.add_argument("--rows", type=int, default=8, help="rows of a micro-batch")
     parser.add_argument("--devices", type=int, default=1, help="simulated devices of the CPU")
+    compared = parser.add_argument_group("allocators")
+    compared.add_argument(
+        "--difficulty", default="beta:0.5,1.5",
+        help="accuracies of prompts: beta:A,B, or the answers of an evaluation (.jsonl)",
+    )  # fmt: skip
+    compared.add_argument("--n_pre", type=int, default=8, help="rollouts before the allocation")
+    compared.add_argument("--n_max", type=int, default=64, help="cap on a group")
+    compared.add_argument("--budget", type=float, default=8, help="further rollouts per prompt")
+    compared.add_argument("--stages", type=int, default=2, help="with the first; they share it")
+    compared.add_argument("--markdown", action="store_true", help="tables instead of JSON lines")
     args = parser.parse_args()
     if args.devices > 1:  # read when jax starts its backend, which it has not yet
         flag = f"--xla_force_host_platform_device_count={args.devices}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
     run = _COMMANDS[args.what]
-    if args.what in ("allocate", "simulate"):
+    if args.what in ("allocate", "allocators", "simulate"):
         run(args)
         return
     if args.model not in MODELS and not Path(args.model).is_dir():

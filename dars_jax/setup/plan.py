@@ -105,10 +105,22 @@ def _check_rollout(c: ConfigDict) -> None:
     _check(r.top_k >= 0, f"rollout.top_k must be 0 or more, got {r.top_k}")
 
 
+def _check_objective(c: ConfigDict) -> None:
+    o = c.objective
+    _one_of("objective.advantage", o.advantage, objective.ADVANTAGES)
+    if o.advantage in objective.OF_K:
+        # k = 1 is the mean reward, which groups of equal rewards, left out here, are a part of
+        _check(
+            2 <= o.k <= c.rollout.n_pre,
+            f"objective.k = {o.k} must lie between 2 and rollout.n_pre = {c.rollout.n_pre}: a "
+            "smaller group says nothing about Pass@k",
+        )
+    _check(o.beta > 0, f"objective.beta must be above 0, got {o.beta}")
+
+
 def _check_update(c: ConfigDict, num_devices: int) -> None:
     u, longest = c.learner, c.data.max_prompt_tokens + c.rollout.max_tokens
     _one_of("learner.gather", u.gather, ("auto", *GATHER_MODES))
-    _one_of("objective.advantage", c.objective.advantage, objective.ADVANTAGES)
     _one_of("learner.aggregation", u.aggregation, objective.AGGREGATIONS)
     for key in ("num_epochs", "num_minibatches", "row_tokens", "micro_batch_rows"):
         _check(u[key] >= 1, f"learner.{key} must be at least 1, got {u[key]}")
@@ -203,6 +215,7 @@ def validate(
     _check_model(model, mesh)
     _check_rollout(c)
     replicas = mesh[0] * mesh[1]
+    _check_objective(c)
     _check_update(c, num_devices)
     attention = _attention(c, model, hardware.platform)
 

@@ -14,7 +14,15 @@ from dars_jax.types import Prompts, Rollouts, UpdateBatch
 
 @functools.partial(
     jax.jit,
-    static_argnames=("num_prompts", "num_minibatches", "advantage", "aggregation", "max_length"),
+    static_argnames=(
+        "num_prompts",
+        "num_minibatches",
+        "advantage",
+        "k",
+        "beta",
+        "aggregation",
+        "max_length",
+    ),
 )
 def _score(
     reward: jax.Array,
@@ -26,12 +34,14 @@ def _score(
     num_prompts: int,
     num_minibatches: int,
     advantage: str,
+    k: int,
+    beta: float,
     aggregation: str,
     max_length: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """float32[N] rewards -> (advantage float32[N], token weight float32[N], kept bool[P])."""
     advantages = objective.group_advantages(
-        reward, prompt, num_prompts, advantage=advantage, mask=mask
+        reward, prompt, num_prompts, advantage=advantage, k=k, beta=beta, mask=mask
     )
     kept = objective.has_signal(reward, prompt, num_prompts, mask)
     weight = jnp.zeros_like(reward)
@@ -56,7 +66,7 @@ def assemble(
               np.arange(size) < n, minibatch)  # fmt: skip
     scores = _score(
         *jax.device_put(arrays), num_prompts=most, num_minibatches=u.num_minibatches,
-        advantage=plan.config.objective.advantage, aggregation=u.aggregation,
+        **plan.config.objective, aggregation=u.aggregation,
         max_length=plan.rollout.sampling.max_tokens,
     )  # fmt: skip
     advantage, weight, kept = jax.device_get(scores)
