@@ -105,7 +105,7 @@ def dars(config: ConfigDict) -> ConfigDict:
     """
     embedded = config.policy.architecture == "countdown"
     config.rollout.n_max = 64 if config.rollout.schedule == "hw" and not embedded else 32
-    if config.rollout.schedule == "ada_positive":  # rounds as large as the first
+    if config.rollout.schedule in ("ada_positive", "ada_balanced"):  # rounds as large as the first
         config.rollout.num_stages = config.rollout.n_max // config.rollout.n_pre
     config.learner.num_epochs, config.learner.num_minibatches = 2, 1
     return config.lock()
