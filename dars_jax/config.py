@@ -48,7 +48,11 @@ def defaults() -> ConfigDict:
     c.rollout.num_prompts = 32  # B, prompts of a step
     c.rollout.n_pre = 8  # N, rollouts of every prompt in stage 1
     c.rollout.n_max = 8  # most rollouts of a prompt in all stages
-    c.rollout.schedule = "none"  # who gets top-ups: "none" or one of allocator.SCHEDULES
+    # Who gets top-ups: "none", one of allocator.SCHEDULES or, with a budget, allocator.BUDGETED.
+    c.rollout.schedule = "none"
+    # Top-ups per prompt on average, in all stages together; 0 is what the prompts ask for.  Sharing
+    # it out waits for all prompts of a stage.
+    c.rollout.budget = 0.0
     c.rollout.num_stages = 2  # 2 is the paper's: pre-rollouts and one top-up
     c.rollout.barrier = False  # wait for a whole stage before the next; same rollouts, slower
     c.rollout.temperature = 1.0
@@ -135,7 +139,7 @@ _RENAMED = {
 # Settings that came later, with the value that runs had before.
 _ADDED = {
     "policy.warmup_steps": 300, "objective.advantage": "mean", "objective.k": 4,
-    "objective.beta": 2.0,
+    "objective.beta": 2.0, "rollout.budget": 0.0,
 }  # fmt: skip
 
 

@@ -14,12 +14,23 @@ from dars_jax.allocator.asking import (
     dapo_keep,
     top_up,
 )
-from dars_jax.allocator.registry import ALLOCATORS, Allocator, Asks, Gains, Shares, allocate
+from dars_jax.allocator.registry import (
+    ALLOCATORS,
+    BUDGETED,
+    MAX_TRACED_GROUP,
+    Allocator,
+    Asks,
+    Gains,
+    Shares,
+    allocate,
+)
 from dars_jax.allocator.sharing import apportion
 
 __all__ = [
     "ALLOCATORS",
+    "BUDGETED",
     "MAX_GROUP",
+    "MAX_TRACED_GROUP",
     "SCHEDULES",
     "Allocator",
     "Asks",

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from dars_jax.allocator import asking, gaining, sharing
 
-_TRACED_MAX = 128  # price lists for every possible size grow with its cube
+MAX_TRACED_GROUP = 128  # price lists for every possible size grow with its cube
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +78,10 @@ ALLOCATORS: dict[str, Allocator] = {
     "vip_rloo": Gains(gaining.vip_rloo, minimum=2),
     "vip_dr_grpo": Gains(gaining.vip_dr_grpo, minimum=3),
 }
+
+
+# Those that need a budget; the others can do without.
+BUDGETED = tuple(name for name, a in ALLOCATORS.items() if not isinstance(a, Asks))
 
 
 def allocate(
@@ -150,7 +154,7 @@ def _sizes(num_sampled: ArrayLike, n_max: int, fresh: bool) -> tuple[int, ...]:
     """The sizes of the groups that there are, or could be."""
     if not isinstance(num_sampled, jax.core.Tracer):
         return tuple(int(n) for n in np.unique(np.asarray(num_sampled)) if n > 0)
-    if n_max > _TRACED_MAX or fresh:
+    if n_max > MAX_TRACED_GROUP or fresh:
         what = "of fresh groups" if fresh else f"with n_max = {n_max}"
         raise ValueError(
             f"num_sampled is traced, and prices {what} cannot be sorted for every size: give an int"

@@ -6,7 +6,7 @@ A prompt moves on by itself: as soon as its own rollouts are graded, its top-ups
 other prompts are still in an earlier stage.  With `barrier` every stage waits for the last rollout
 of the one before.  Both give the same rollouts, bit for bit, on any number of replicas, since
 allocation looks at one prompt only and a rollout's randomness is keyed by
-(seed, step, stage, prompt, sample).
+(seed, step, stage, prompt, sample).  A budget is shared out over all prompts: it needs the barrier.
 """
 
 import collections
@@ -27,20 +27,28 @@ class RolloutConfig:
 
     n_pre: int
     n_max: int
-    schedule: str  # "none" or one of allocator.SCHEDULES
+    schedule: str  # "none", or one of allocator.SCHEDULES or allocator.BUDGETED
     num_stages: int
     use_std: bool
     sampling: SamplingConfig
     steps_per_dispatch: int
-    barrier: bool = False
+    barrier: bool = False  # always with a budget
+    budget: float = 0.0  # top-ups per prompt, in all stages together; 0 is what prompts ask for
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _allocate(correct: jax.Array, sampled: jax.Array, *, config: RolloutConfig) -> jax.Array:
-    return allocator.top_up(
-        correct, sampled, schedule=config.schedule, n_max=config.n_max, use_std=config.use_std,
-        round_size=config.n_pre,
-    )  # fmt: skip
+def _allocate(
+    correct: jax.Array, sampled: jax.Array, budget: jax.Array, *, config: RolloutConfig
+) -> jax.Array:
+    rule: str | allocator.Allocator = config.schedule
+    if config.schedule in allocator.SCHEDULES:
+        rule = allocator.Asks(functools.partial(
+            allocator.top_up, schedule=config.schedule, use_std=config.use_std,
+            round_size=config.n_pre,
+        ))  # fmt: skip
+    return allocator.allocate(
+        rule, correct, sampled, n_max=config.n_max, budget=budget if config.budget else None
+    )
 
 
 class Scheduler:
@@ -152,11 +160,14 @@ class Scheduler:
         """Decides for every prompt whose stage is complete: more rollouts, or finished."""
         ready = self._undecided
         config = self._config
-        if not ready.any() or (config.barrier and (self.outstanding.any() or self._waiting)):
+        if not ready.any() or (config.barrier and not self.done):
             return
         more = np.zeros_like(self.sampled)
         if config.schedule != "none":
-            counts = jax.device_put((self.correct, self.sampled))
+            budget = config.budget * len(ready) / max(config.num_stages - 1, 1)  # of this stage
+            # who has finished takes no part in sharing
+            sampled = np.where(ready, self.sampled, 0)
+            counts = jax.device_put((self.correct, sampled, np.int32(round(budget))))
             more = jax.device_get(_allocate(*counts, config=config))
         again = ready & (more > 0) & (self.stage + 1 < config.num_stages)
         for p in np.flatnonzero(ready & ~again):

@@ -88,7 +88,18 @@ def _check_model(model: ModelConfig, mesh: tuple[int, int, int]) -> None:
 
 def _check_rollout(c: ConfigDict) -> None:
     r = c.rollout
-    _one_of("rollout.schedule", r.schedule, ("none", *allocator.SCHEDULES))
+    known = ("none", *allocator.SCHEDULES, *allocator.BUDGETED)
+    _one_of("rollout.schedule", r.schedule, known)
+    _check(r.budget >= 0, f"rollout.budget must be 0 or more, got {r.budget}")
+    _check(
+        r.budget > 0 or r.schedule not in allocator.BUDGETED,
+        f"rollout.schedule = {r.schedule!r} shares a budget out: set rollout.budget, top-ups per "
+        "prompt",
+    )
+    _check(
+        r.budget == 0 or (r.schedule != "none" and r.num_stages > 1),
+        f"rollout.budget = {r.budget} needs a rollout.schedule and rollout.num_stages above 1",
+    )
     for key in ("num_prompts", "n_pre", "n_max", "num_stages", "max_tokens", "slots", "prefixes",
                 "prefill_batch", "steps_per_dispatch"):  # fmt: skip
         _check(r[key] >= 1, f"rollout.{key} must be at least 1, got {r[key]}")
@@ -99,6 +110,11 @@ def _check_rollout(c: ConfigDict) -> None:
     _check(
         r.n_max <= allocator.MAX_GROUP,
         f"rollout.n_max = {r.n_max}: groups may have at most {allocator.MAX_GROUP} rollouts",
+    )
+    _check(
+        r.n_max <= allocator.MAX_TRACED_GROUP or r.schedule not in allocator.BUDGETED,
+        f"rollout.n_max = {r.n_max}: rollout.schedule = {r.schedule!r} takes groups of at most "
+        f"{allocator.MAX_TRACED_GROUP}",
     )
     _check(r.temperature > 0, f"rollout.temperature must be above 0, got {r.temperature}")
     _check(0 < r.top_p <= 1, f"rollout.top_p must lie in (0, 1], got {r.top_p}")
@@ -224,11 +240,12 @@ def validate(
     rollout = RolloutConfig(
         n_pre=c.rollout.n_pre, n_max=c.rollout.n_max, schedule=c.rollout.schedule,
         num_stages=c.rollout.num_stages, use_std=c.objective.advantage == "std", sampling=sampling,
-        steps_per_dispatch=c.rollout.steps_per_dispatch, barrier=c.rollout.barrier,
+        steps_per_dispatch=c.rollout.steps_per_dispatch, budget=c.rollout.budget,
+        barrier=c.rollout.barrier or c.rollout.budget > 0,
     )  # fmt: skip
     evaluation = dataclasses.replace(
         rollout, n_pre=c.eval.num_samples, n_max=c.eval.num_samples, schedule="none",
-        num_stages=1, sampling=dataclasses.replace(
+        num_stages=1, budget=0.0, barrier=c.rollout.barrier, sampling=dataclasses.replace(
             sampling, temperature=c.eval.temperature, top_p=c.eval.top_p, top_k=0),
     )  # fmt: skip
     prompts_per_replica = -(-c.rollout.num_prompts // replicas)

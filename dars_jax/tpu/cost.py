@@ -91,6 +91,8 @@ def expected_rollouts(plan: Plan) -> float:
     r = plan.rollout
     if r.schedule == "none" or r.num_stages == 1:
         return float(r.n_pre)
+    if r.budget:
+        return float(min(r.n_pre + r.budget, r.n_max))
     right = np.arange(r.n_pre + 1)
     more = allocator.top_up(right, r.n_pre, schedule=r.schedule, n_max=r.n_max, use_std=r.use_std)
     return r.n_pre + float(np.mean(more))

@@ -187,6 +187,11 @@ def test_every_arm_runs(arm, prompt_files, tmp_path):
         assert {row["rollouts_per_prompt"] for row in rows} == {n_pre}
 
 
+def test_a_budget_is_spent_in_every_step(parts, tmp_path):
+    run(parts, tmp_path, rollout__schedule="hora", rollout__budget=5.0, train__num_steps=2)
+    assert {row["rollouts_per_prompt"] for row in lines(tmp_path)} == {13}
+
+
 def test_interrupted_at_any_moment_it_ends_with_the_same_weights(
     parts, prompt_files, uninterrupted, tmp_path
 ):

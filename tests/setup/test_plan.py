@@ -1,0 +1,35 @@
+"""Settings of a budget that cannot be are refused in one line."""
+
+import pytest
+
+from dars_jax.config import defaults
+from dars_jax.setup import plan
+
+
+def validate(**changes):
+    config = defaults().unlock()
+    config.update_from_flattened_dict({f"rollout.{k}": v for k, v in changes.items()})
+    return plan.validate(config, 1)
+
+
+def test_a_budget_brings_the_barrier_to_training_and_not_to_evaluation():
+    made = validate(schedule="hora", budget=4.0, n_max=32)
+    assert made.rollout.barrier and made.rollout.budget == 4.0
+    assert not made.evaluation.barrier and made.evaluation.budget == 0
+    assert not validate(schedule="hw", n_max=32).rollout.barrier
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"schedule": "hora"}, "rollout.schedule = 'hora' shares a budget out: set rollout.budget"),
+        ({"budget": 4.0}, "rollout.budget = 4.0 needs a rollout.schedule"),
+        ({"schedule": "hw", "budget": 4.0, "num_stages": 1}, "rollout.num_stages above 1"),
+        ({"schedule": "hw", "budget": -1.0}, "rollout.budget must be 0 or more, got -1.0"),
+        ({"schedule": "gvm", "budget": 4.0, "n_max": 200}, "groups of at most 128"),
+        ({"schedule": "greedy"}, "rollout.schedule is 'greedy': expected one of none, et, hw"),
+    ],
+)
+def test_a_budget_that_cannot_be_is_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        validate(**changes)
