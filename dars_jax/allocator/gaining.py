@@ -36,36 +36,44 @@ def hora(correct: int, sampled: int, have: int, bought: int) -> tuple[int, int]:
     return numerator, denominator
 
 
-def knapsack(correct: int, sampled: int, have: int, bought: int) -> tuple[int, int]:
+def knapsack(
+    correct: int, sampled: int, have: int, bought: int, *, prior: tuple[int, int] = (0, 0)
+) -> tuple[int, int]:
     """By how much another rollout raises (1 - p^n - (1-p)^n) p (1-p)^2 (arXiv 2509.25849).
 
     The value of a group is the chance that it is useful times what a step gains then; the gain is
-    (p^n (1-p) + (1-p)^n p) p (1-p)^2 with p = k / N.  The published dynamic program is over the
-    same objective, but credits nothing for the minimum of 2, so it can end below the optimum.
-    Prompts with p = 0 or 1 gain nothing; they have what `n_min` gives them.
+    (p^n (1-p) + (1-p)^n p) p (1-p)^2.  The published dynamic program is over the same objective,
+    but credits nothing for the minimum of 2, so it can end below the optimum.  Prompts with p = 0
+    or 1 gain nothing; they have what `n_min` gives them.  p = k / N, or the posterior mean.
     """
-    k, wrong = correct, sampled - correct
-    useful = k**have * wrong + wrong**have * k
-    return useful * k * wrong**2, sampled ** (have + 4)
+    right, wrong = correct + prior[0], sampled - correct + prior[1]
+    useful = right**have * wrong + wrong**have * right
+    return useful * right * wrong**2, (right + wrong) ** (have + 4)
 
 
-def vip_rloo(correct: int, sampled: int, have: int, bought: int) -> tuple[int, int]:
+def vip_rloo(
+    correct: int, sampled: int, have: int, bought: int, *, prior: tuple[int, int] = (0, 0)
+) -> tuple[int, int]:
     """By how much another rollout lowers the gradient's variance under RLOO (VIP, 2602.01601).
 
     Sum of w_i / (n_i - 1), w = 4p (1-p): the gain is w / (n (n - 1)).  VIP solves
     n = 1 + sqrt(w / lambda) in real numbers, clips and rounds; this is the optimum in whole
-    numbers.  VIP predicts p by a Gaussian process; here p = k / N.
+    numbers.  VIP predicts p by a Gaussian process; here it is k / N, or the posterior mean.
     """
-    return 4 * correct * (sampled - correct), sampled**2 * have * (have - 1)
+    right, wrong = correct + prior[0], sampled - correct + prior[1]
+    return 4 * right * wrong, (right + wrong) ** 2 * have * (have - 1)
 
 
-def vip_dr_grpo(correct: int, sampled: int, have: int, bought: int) -> tuple[int, int]:
+def vip_dr_grpo(
+    correct: int, sampled: int, have: int, bought: int, *, prior: tuple[int, int] = (0, 0)
+) -> tuple[int, int]:
     """The same for advantages less the group's own mean: sum of w_i (n_i - 1) / n_i^2, n >= 3.
 
     The gain is w (n^2 - n - 1) / (n^2 (n+1)^2), which falls from n = 3 on.
     """
-    gain = 4 * correct * (sampled - correct) * (have**2 - have - 1)
-    return gain, sampled**2 * have**2 * (have + 1) ** 2
+    right, wrong = correct + prior[0], sampled - correct + prior[1]
+    gain = 4 * right * wrong * (have**2 - have - 1)
+    return gain, (right + wrong) ** 2 * have**2 * (have + 1) ** 2
 
 
 class PriceList(NamedTuple):

@@ -60,6 +60,10 @@ def _dars(schedule: str, use_std: bool = False) -> Asks:
     return Asks(functools.partial(asking.top_up, schedule=schedule, use_std=use_std))
 
 
+def _ada(schedule: str) -> Asks:
+    return Asks(functools.partial(asking.top_up, schedule=schedule, round_size=8))
+
+
 ALLOCATORS: dict[str, Allocator] = {
     "uniform": Shares(sharing.uniform),
     "et": _dars("et"),
@@ -68,8 +72,8 @@ ALLOCATORS: dict[str, Allocator] = {
     "hw_std": _dars("hw", use_std=True),
     "hw_half": _dars("hw_half"),
     "dapo": Asks(_nobody),  # replaces prompts instead: `dapo_keep`, `dapo_draw`
-    "ada_positive": _dars("ada_positive"),
-    "ada_balanced": _dars("ada_balanced"),
+    "ada_positive": _ada("ada_positive"),
+    "ada_balanced": _ada("ada_balanced"),
     "ada_est": Shares(sharing.ada_est),
     "knapsack": Gains(gaining.knapsack, minimum=2),
     "hora": Gains(gaining.hora),
@@ -104,7 +108,7 @@ def allocate(
       num_sampled: int or int32[prompts], rollouts N so far.  A prompt with N = 0 (padding) gets 0.
         `Gains` sort prices by N: give it as an int, or an array outside of jit, where n_max is
         above 128.
-      n_max: cap on a group, what it already has included.
+      n_max: cap on a group, at most 1024, what it already has included.
       n_min: floor on a group, met whatever the budget.
       budget: further rollouts of all prompts together.  `Asks` can do without: everybody gets what
         they ask for.  What nobody may take, or gains from, is left.
@@ -126,10 +130,13 @@ def allocate(
         raise ValueError(
             "this allocator shares a budget out: give budget=, further rollouts in all"
         )
+    if n_max > asking.MAX_GROUP:
+        raise ValueError(f"n_max is {n_max}: groups may have at most {asking.MAX_GROUP} rollouts")
     asking.check_sizes(num_sampled, asking.MAX_GROUP if fresh else n_max)
     k, n = jnp.broadcast_arrays(
         jnp.asarray(num_correct, jnp.int32), jnp.asarray(num_sampled, jnp.int32)
     )
+    sharing.check_prompts(n.size)
     held = jnp.zeros_like(n) if fresh else n
     if isinstance(allocator, Gains):
         floor = max(n_min, allocator.minimum)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from dars_jax.allocator import chances
 
-MAX_PROMPTS = 2**21  # sums of remainders stay below 2**31
+MAX_PROMPTS = 2**20  # sums of rollouts and of remainders stay below 2**31
 _PARTS = 1024  # quotas are counted in 1/1024 of a rollout
 _LARGEST = 0x7F7FFFFF  # the largest finite float32, by its bits
 
@@ -76,7 +76,7 @@ def apportion(shares: ArrayLike, low: ArrayLike, high: ArrayLike, total: ArrayLi
 
     Args:
       shares: float[prompts]; prompts with 0, or less, or NaN, get `low`.
-      low, high: int32[prompts] or int, 0 <= low <= high; low gives way where it is above high.
+      low, high: int32[prompts] or int, 0 <= low <= high <= 2**20; low gives way to high.
       total: int.
 
     Returns:
@@ -84,11 +84,10 @@ def apportion(shares: ArrayLike, low: ArrayLike, high: ArrayLike, total: ArrayLi
       (everybody with a share at `high`).
 
     Raises:
-      ValueError: more than 2**21 prompts.
+      ValueError: more than 2**20 prompts.
     """
     shares = jnp.asarray(shares, jnp.float32)
-    if shares.size > MAX_PROMPTS:
-        raise ValueError(f"{shares.size} prompts: a budget is shared among at most {MAX_PROMPTS}")
+    check_prompts(shares.size)
     high = jnp.broadcast_to(jnp.asarray(high, jnp.int32), shares.shape)
     low = jnp.minimum(jnp.asarray(low, jnp.int32), high)
     total = jnp.asarray(total, jnp.int32)
@@ -113,6 +112,12 @@ def apportion(shares: ArrayLike, low: ArrayLike, high: ArrayLike, total: ArrayLi
     whole, remainder = quota // _PARTS, quota % _PARTS
     may = (shares > 0) & (whole < high)
     return whole + _first(may, remainder, jnp.maximum(total - jnp.sum(whole), 0))
+
+
+def check_prompts(count: int) -> None:
+    """Refuses more prompts than int32 can sum the rollouts of."""
+    if count > MAX_PROMPTS:
+        raise ValueError(f"{count} prompts: a budget is shared among at most {MAX_PROMPTS}")
 
 
 def _first(may: jax.Array, remainder: jax.Array, count: jax.Array) -> jax.Array:

@@ -142,18 +142,19 @@ def bench_allocators(args: argparse.Namespace) -> None:
 
 def _table(rows: list[dict[str, Any]]) -> str:
     edges = " ".join(f"{100 * i // BINS}–{100 * (i + 1) // BINS}" for i in range(BINS))
+    known = rows[0]["tokens_per_prompt"] is not None
     lines = [
         "| allocator | rollouts / prompt | useful groups | useful / 1,000 rollouts | rescued "
-        f"| share of pull at accuracy {edges} % | tokens / prompt |",
-        "|---|---|---|---|---|---|---|",
+        f"| share of pull at accuracy {edges} % |" + " tokens / prompt |" * known,
+        "|---|---|---|---|---|---|" + "---|" * known,
     ]
     for r in rows:
         share = " ".join(f"{100 * x:.0f}" for x in r["pull_by_accuracy"])
-        tokens = "" if r["tokens_per_prompt"] is None else f"{r['tokens_per_prompt']:.0f}"
+        tokens = f" {r['tokens_per_prompt']:.0f} |" if known else ""
         lines.append(
             f"| `{r['name']}` | {r['rollouts_per_prompt']:.1f} | {100 * r['useful_groups']:.1f} % "
             f"| {r['useful_per_1000_rollouts']:.1f} | {100 * r['rescued_prompts']:.1f} % "
-            f"| {share} | {tokens} |"
+            f"| {share} |{tokens}"
         )
     return "\n".join(lines)
 

@@ -100,8 +100,8 @@ def test_what_is_no_share_gets_its_floor():
 
 
 def test_more_prompts_than_integers_can_sum_are_refused():
-    with pytest.raises(ValueError, match="2097153 prompts"):
-        apportion(jnp.ones(2**21 + 1), 0, 1, 5)
+    with pytest.raises(ValueError, match="1048577 prompts"):
+        apportion(jnp.ones(2**20 + 1), 0, 1, 5)
 
 
 def test_the_published_shares():
@@ -204,6 +204,21 @@ def test_vip_is_within_one_rollout_of_its_solution_in_real_numbers():
         low, high = (root, high) if real.sum() < 400 else (low, root)
     assert got.sum() == 400
     assert (np.abs(got - real) < 1).all()
+
+
+@pytest.mark.parametrize("rule", [gaining.knapsack, gaining.vip_rloo, gaining.vip_dr_grpo])
+def test_under_a_prior_no_prompt_is_given_up(rule):
+    k = np.array([0, 0, 3, 8])
+    plain, hopeful = Gains(rule), Gains(functools.partial(rule, prior=(1, 1)))
+    assert allocate(plain, k, 8, n_max=32, budget=40).tolist()[::3] == [0, 0]
+    assert min(allocate(hopeful, k, 8, n_max=32, budget=70).tolist()) > 0
+    # of the posterior mean (0 + 1) / (8 + 2)
+    assert Fraction(*hopeful.rule(0, 8, 9, 1)) == Fraction(*plain.rule(1, 10, 9, 1))
+
+
+def test_a_cap_beyond_exact_integers_is_refused():
+    with pytest.raises(ValueError, match="n_max is 2000"):
+        allocate("hora", np.array([1]), 8, n_max=2000, budget=1)
 
 
 def test_gains_that_rise_are_refused():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -72,6 +73,14 @@ def test_the_three_ways_that_are_timed_give_the_same():
     want = allocators.by_loop(k.tolist(), 8, 64)
     assert allocators.by_numpy(k, 8, 64).tolist() == want
     assert allocate("hw", k, 8, n_max=64).tolist() == want
+
+
+@pytest.mark.parametrize("name", ["uniform", "hora", "gvm"])
+def test_the_page_shows_what_the_command_computes(name):
+    d = allocators.difficulty("beta:0.5,1.5")
+    row = compare(name, d, num_pre=8, n_max=64, budget=8)
+    page = pathlib.Path(__file__).resolve().parents[2] / "docs" / "allocators.md"
+    assert allocators._table([row]).splitlines()[-1] in page.read_text().splitlines()
 
 
 @pytest.mark.parametrize("markdown", [False, True])
