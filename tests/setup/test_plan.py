@@ -4,6 +4,7 @@ import pytest
 
 from dars_jax.config import defaults
 from dars_jax.setup import plan
+from dars_jax.tpu import cost
 
 
 def validate(**changes):
@@ -33,3 +34,9 @@ def test_a_budget_brings_the_barrier_to_training_and_not_to_evaluation():
 def test_a_budget_that_cannot_be_is_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         validate(**changes)
+
+
+def test_the_cost_of_a_step_counts_the_budget():
+    made = validate(schedule="gvm", budget=5.0, n_max=32)
+    assert cost.expected_rollouts(made) == 13
+    assert cost.expected_rollouts(validate(schedule="gvm", budget=99.0, n_max=32)) == 32
