@@ -29,7 +29,7 @@ HOUSE = {
     "records": ["progress", "metrics", "manifest", "checkpoint"],
     "setup": ["presets", "base_policy", "plan", "build", "saved_state"],
     "evaluation": ["benchmarks", "scores", "answering", "report"],
-    "study": ["arms", "runs", "resampling", "compare", "pull", "claims", "page", "figures",
+    "study": ["arms", "runs", "resampling", "compare", "loudness", "claims", "page", "figures",
               "paper", "look"],
     "training": ["assemble", "stop", "loop"],
     "tpu": ["topology", "flops", "hlo", "hlo_traffic", "aot", "cost"],

@@ -14,7 +14,7 @@ import dataclasses
 
 import numpy as np
 
-from dars_jax.study import pull
+from dars_jax.study import loudness
 from dars_jax.study.compare import Budget, Measure, Study
 from dars_jax.study.resampling import Estimate, estimate
 
@@ -115,14 +115,13 @@ MEDIUM, HARD, EASY = (0.4, 0.6), 0.1, 0.9
 PEAK = "GRPO's cumulative advantage peaks at prompts of medium accuracy"
 
 
-def peak(correct: np.ndarray, num_samples: int) -> tuple[str, str]:
+def peak(accuracy: np.ndarray) -> tuple[str, str]:
     """Verdict on PEAK, and the pull of hard, medium and easy prompts in words.
 
     Args:
-      correct: int64[P], right answers of the base policy.
+      accuracy: float64[P], of the base policy on the held-out problems.
     """
-    loud, _ = pull.pull(correct, num_samples, pull.METHODS[0])
-    accuracy = correct / num_samples
+    loud = loudness.pull(accuracy, loudness.METHODS[0])
     masks = {
         f"accuracy up to {HARD}": accuracy <= HARD,
         f"{MEDIUM[0]} to {MEDIUM[1]}": (accuracy >= MEDIUM[0]) & (accuracy <= MEDIUM[1]),

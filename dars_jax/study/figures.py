@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dars_jax.evaluation.scores import powers_up_to
-from dars_jax.study import pull
+from dars_jax.study import loudness as loud
 from dars_jax.study.compare import Budget, Study
 from dars_jax.study.resampling import Estimate, estimate
 from dars_jax.study.runs import Run
@@ -206,15 +206,15 @@ def training_curves(study: Study, titles: Mapping[str, str]) -> bytes:
     return picture.png()
 
 
-def loudness(correct: np.ndarray, num_samples: int) -> bytes:
+def loudness(accuracy: np.ndarray) -> bytes:
     """Sum of |A| of a prompt, and share of all of it, by accuracy of the base policy."""
     picture = _Picture(2, size=(5.6, 4.2))
     each, share = picture.axes
-    for i, method in enumerate(pull.METHODS):
-        x, points, shares = zip(*pull.by_accuracy(correct, num_samples, method), strict=True)
+    for i, method in enumerate(loud.METHODS):
+        x, points, shares = zip(*loud.by_accuracy(accuracy, method), strict=True)
         each.errorbar(x, _drawn(points)[0], yerr=_arms(points), color=color_of(i), marker="o",
                       ms=3, capsize=2, label=method.title)  # fmt: skip
-        width = 0.8 / len(pull.METHODS)
+        width = 0.8 / len(loud.METHODS)
         share.bar(np.arange(len(x)) + i * width - 0.4 + width / 2, 100 * np.array(shares), width,
                   color=color_of(i), label=method.title)  # fmt: skip
         share.set_xticks(range(len(x)), [f"{v:.2f}" for v in x])

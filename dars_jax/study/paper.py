@@ -158,7 +158,7 @@ def findings(r: Reproduction) -> list[tuple[str, list[tuple[Budget, int, claims.
 
 def _claims(r: Reproduction) -> list[Block]:
     run = r.main.runs[r.main.baseline][0]
-    verdict, words = claims.peak(run.correct[0], run.num_samples)
+    verdict, words = claims.peak(run.pass_at(1)[0])
     decided = findings(r)
     header = ["claim", *(f"equal {b.axis}, {size:,}" for b, size, _ in decided[0][1])]
     rows = [[claims.PEAK, verdict, *["the same"] * (len(header) - 2)]]
@@ -208,9 +208,9 @@ def _pull(r: Reproduction) -> list[Block]:
     run = r.main.runs[r.main.baseline][0]
     out: list[Block] = [
         Heading("Who is heard"),
-        Figure("loudness", figures.loudness(run.correct[0], run.num_samples),
-               "Sum of |advantage| of a prompt by how often the base policy solves it, measured by "
-               "drawing groups from its answers, and the share of each class. GRPO hears the "
+        Figure("loudness", figures.loudness(run.pass_at(1)[0]),
+               "Sum of |advantage| of a prompt by how often the base policy solves it, expected "
+               "over the groups it would draw, and the share of each class. GRPO hears the "
                "middle; DARS and MaxRL raise the hard side."),
     ]  # fmt: skip
     adaptive = [a for a, m in r.main.runs.items() if m[0].settings["rollout.schedule"] != "none"]
@@ -334,7 +334,7 @@ def to_json(r: Reproduction) -> dict[str, Any]:
     measures: list[Measure] = [*ks, "entropy", "rollouts"]
     every = [(size, b) for axis in AXES for size, b in zip(r.sizes, r.budgets(axis), strict=True)]
     run = study.runs[study.baseline][0]
-    verdict, words = claims.peak(run.correct[0], run.num_samples)
+    verdict, words = claims.peak(run.pass_at(1)[0])
     name = lambda m: f"pass_at_{m}" if isinstance(m, int) else m  # noqa: E731
     return {
         "command": r.command,

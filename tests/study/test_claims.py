@@ -87,9 +87,8 @@ def test_every_arm_that_is_named_exists():
     assert named <= ARMS.keys()
 
 
-def test_the_peak_is_measured_on_answers():
-    n = 128
-    hard, medium, easy = np.full(40, 4), np.full(20, 64), np.full(20, 124)
-    verdict, words = claims.peak(np.concatenate([hard, medium, easy]), n)
+def test_the_peak_is_found_where_there_are_hard_medium_and_easy_prompts():
+    hard, medium, easy = np.full(40, 0.03), np.full(20, 0.5), np.full(20, 0.97)
+    verdict, words = claims.peak(np.concatenate([hard, medium, easy]))
     assert verdict == "reproduced" and "40 problems" in words
-    assert claims.peak(np.concatenate([hard, easy]), n)[0] == "undecided"
+    assert claims.peak(np.concatenate([hard, easy]))[0] == "undecided"
