@@ -24,6 +24,7 @@ TRAIN = [
     "jinja2>=3.1",
     "pyarrow>=16",  # parquet
     "matplotlib>=3.8",  # Pass@k curves
+    "scipy>=1.11",  # Student's intervals; jax needs it, too
 ]
 DOCS = [
     "mkdocs-material>=9.8",

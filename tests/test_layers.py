@@ -64,6 +64,7 @@ HOMES = {
     "clu": {"records.metrics"},
     "absl": {"commands.cli"},
     "ml_collections": {"config", "setup.plan", "commands.cli", "commands.generations"},
+    "scipy": {"study.resampling"},
     "matplotlib": {"evaluation.report", "study.figures"},
     "tensorflow_datasets": {"data.sources", "tasks.countdown_tfds"},
     "sentencepiece": {"data.tokenizer", "tasks.countdown"},

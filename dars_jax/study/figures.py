@@ -190,7 +190,7 @@ CURVES = {
 
 
 def training_curves(study: Study, titles: Mapping[str, str]) -> bytes:
-    """Entropy, response length and gradient norm against prompts; bands are over seeds."""
+    """Entropy, response length and gradient norm against prompts; bands are the range of seeds."""
     picture = _Picture(len(CURVES), size=(5, 4.2))
     for axes, (name, label) in zip(picture.axes, CURVES.items(), strict=True):
         for i, (arm, mine) in enumerate(study.runs.items()):
@@ -199,8 +199,9 @@ def training_curves(study: Study, titles: Mapping[str, str]) -> bytes:
             prompts = np.cumsum(mine[0].column("num_prompts"))
             x = np.array([prompts[piece].mean() for piece in pieces]) / 1000
             columns = [run.column(name) for run in mine]
-            values = [[[_mean(c[piece])] for c in columns] for piece in pieces]
-            _band(axes, x, np.array(values), i, titles[arm])
+            values = np.array([[_mean(c[piece]) for c in columns] for piece in pieces])
+            axes.plot(x, values.mean(1), color=color_of(i), lw=1.5, label=titles[arm])
+            axes.fill_between(x, values.min(1), values.max(1), color=color_of(i), alpha=0.12, lw=0)
         _finish(axes, "thousand prompts", label)
     _legend(picture.axes[-1])
     return picture.png()

@@ -27,7 +27,6 @@ class Reproduction:
     variants: Mapping[Variant, Study]  # what else was run
     axis: str  # of the budget that comes first
     command: str
-    remarks: tuple[str, ...] = ()
 
     @property
     def most(self) -> int:
@@ -56,10 +55,10 @@ def blocks(r: Reproduction) -> list[Block]:
         Text(
             f"{len(study.runs)} arms x {seeds} seeds of the embedded policy, "
             f"{problems} held-out problems x {first.num_samples} answers. Intervals are 95 %, by "
-            "bootstrap over problems and seeds together; differences between arms are paired by "
-            f"seed and problem. Made by `{r.command}`."
+            "bootstrap over problems and seeds together (Student's over seeds for what no problem "
+            "has, such as entropy); differences between arms are paired by seed and problem. Made "
+            f"by `{r.command}`."
         ),
-        *map(Text, r.remarks),
         *_paths(r),
         *_levels(r),
         *_claims(r),
@@ -229,7 +228,7 @@ def _curves(r: Reproduction) -> list[Block]:
         Heading("Along training"),
         Figure("training_curves", figures.training_curves(r.main, TITLES),
                "Entropy, response length and norm of the gradient, mean over seeds; bands are "
-               "intervals over seeds. Entropy that falls early is breadth that is gone."),
+               "the range of the seeds. Entropy that falls early is breadth that is gone."),
     ]  # fmt: skip
 
 

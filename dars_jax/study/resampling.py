@@ -11,6 +11,7 @@ import functools
 import math
 
 import numpy as np
+from scipy import stats
 
 NUM_RESAMPLES = 4000
 
@@ -32,17 +33,25 @@ class Estimate:
 def estimate(values: np.ndarray, seed: int = 0) -> Estimate:
     """The mean of float64[seeds, problems] with its 95 % percentile interval.
 
-    With one column it is a bootstrap over seeds, with one row over problems; the interval of a
-    single number is everything.  A few seeds cannot show all of their spread: with n of them the
-    resamples have (n-1)/n of its variance.
+    With one row it is a bootstrap over problems.  A few seeds cannot show all of their spread:
+    resamples of n have (n-1)/n of its variance.  So with one column, where there is nothing but
+    seeds, it is Student's interval, that of a single number being everything.
     """
     values = np.asarray(values, np.float64)
-    if values.size == 1:
-        return Estimate(float(values.item()), -math.inf, math.inf)
+    if values.shape[1] == 1:
+        return _of_seeds(values[:, 0])
     seeds, problems = _weights(values.shape, seed)
     means = np.einsum("rp,rp->r", seeds @ values, problems)
     low, high = np.quantile(means, [0.025, 0.975])
     return Estimate(float(values.mean()), float(low), float(high))
+
+
+def _of_seeds(values: np.ndarray) -> Estimate:
+    n, mean = len(values), float(values.mean())
+    if n == 1:
+        return Estimate(mean, -math.inf, math.inf)
+    half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n)
+    return Estimate(mean, float(mean - half), float(mean + half))
 
 
 @functools.lru_cache(maxsize=32)

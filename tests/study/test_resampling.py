@@ -16,11 +16,13 @@ def test_over_problems_alone_it_is_the_standard_error():
     assert (e.mean - e.low, e.high - e.mean) == pytest.approx((half, half), rel=0.1)
 
 
-def test_over_seeds_alone_it_is_theirs():
-    values = np.random.default_rng(1).normal(size=(30, 1))
-    e = estimate(values)
-    half = 1.96 * values.std() / math.sqrt(30)
-    assert (e.high - e.low) / 2 == pytest.approx(half, rel=0.1)
+def test_over_seeds_alone_it_is_students():
+    e = estimate(np.array([[0.1], [0.3]]))
+    # 12.706 standard errors of 0.1, with one degree of freedom
+    assert (e.mean, e.high - e.mean) == pytest.approx((0.2, 1.2706), rel=1e-3)
+    values = np.random.default_rng(1).normal(size=(5, 1))
+    half = 2.776 * values.std(ddof=1) / math.sqrt(5)
+    assert estimate(values).low == pytest.approx(values.mean() - half, rel=1e-3)
 
 
 def test_over_both_the_variances_of_seeds_and_problems_add_up():
