@@ -72,11 +72,16 @@ def top_up(
     Returns:
       int32[prompts], never negative; but for "ada_balanced" 0 where at least half are correct.
 
+    Values are looked at where they are concrete; traced ones are taken as they come: above 1024
+    the integers overflow, and n_max below num_sampled gives 0.
+
     Raises:
-      ValueError: unknown schedule, or a concrete num_sampled above n_max or 1024.
+      ValueError: unknown schedule; counts that are not whole numbers (traced, too), are negative,
+        or more correct than sampled; a num_sampled above its n_max or 1024.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {schedule!r}: expected one of {SCHEDULES}")
+    check_counts(num_correct, num_sampled)
     check_sizes(num_sampled, n_max)
     k = jnp.asarray(num_correct, jnp.int32)
     n = jnp.asarray(num_sampled, jnp.int32)
@@ -104,15 +109,48 @@ def top_up(
     return jnp.where(may, jnp.maximum(wanted, 0), 0).astype(jnp.int32)
 
 
+def check_counts(num_correct: ArrayLike, num_sampled: ArrayLike) -> None:
+    """Refuses what is not counts; of traced values the dtype only."""
+    for name, value in (("num_correct", num_correct), ("num_sampled", num_sampled)):
+        kind = value.dtype if isinstance(value, jax.Array) else np.asarray(value).dtype
+        if not np.issubdtype(kind, np.integer):
+            raise ValueError(
+                f"{name} is {kind}: give counts of rollouts, as integers, no shares or truths"
+            )
+    correct, sampled = _concrete(num_correct), _concrete(num_sampled)
+    if correct is not None and correct.size and correct.min() < 0:
+        raise ValueError(f"num_correct is {correct.min()}: counts are not negative")
+    if sampled is not None and sampled.size and sampled.min() < 0:
+        raise ValueError(f"num_sampled is {sampled.min()}: counts are not negative")
+    if correct is not None and sampled is not None and (correct > sampled).any():
+        pairs = np.broadcast_arrays(correct, sampled)
+        worst = int(np.argmax(pairs[0] > pairs[1]))
+        k, n = (pair.ravel()[worst] for pair in pairs)
+        raise ValueError(f"num_correct is {k} where num_sampled is {n}: more correct than sampled")
+
+
 def check_sizes(num_sampled: ArrayLike, n_max: ArrayLike) -> None:
     """Refuses groups that are too large, or above their cap, where the counts are concrete."""
-    if isinstance(num_sampled, jax.core.Tracer) or np.size(num_sampled) == 0:
+    sampled, cap = _concrete(num_sampled), _concrete(n_max)
+    if sampled is None or not sampled.size:
         return
-    largest = int(np.max(num_sampled))
-    if largest > MAX_GROUP:
-        raise ValueError(f"num_sampled is {largest}; integers stay exact up to {MAX_GROUP}")
-    if not isinstance(n_max, jax.core.Tracer) and np.min(n_max) < largest:
-        raise ValueError(f"n_max is {n_max}, below the {largest} rollouts already sampled")
+    if sampled.max() > MAX_GROUP:
+        raise ValueError(f"num_sampled is {sampled.max()}; integers stay exact up to {MAX_GROUP}")
+    if cap is not None and (cap < sampled).any():
+        caps, sizes = (x.ravel() for x in np.broadcast_arrays(cap, sampled))
+        worst = int(np.argmax(caps < sizes))
+        raise ValueError(
+            f"n_max is {caps[worst]}, below the {sizes[worst]} rollouts already sampled"
+        )
+
+
+def _concrete(value: ArrayLike) -> np.ndarray | None:
+    """The values on the host; None where they are traced, or lie in other processes."""
+    if isinstance(value, jax.core.Tracer):
+        return None
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return None
+    return np.asarray(value)
 
 
 def ada_kept(

@@ -132,6 +132,7 @@ def allocate(
         )
     if n_max > asking.MAX_GROUP:
         raise ValueError(f"n_max is {n_max}: groups may have at most {asking.MAX_GROUP} rollouts")
+    asking.check_counts(num_correct, num_sampled)
     asking.check_sizes(num_sampled, asking.MAX_GROUP if fresh else n_max)
     k, n = jnp.broadcast_arrays(
         jnp.asarray(num_correct, jnp.int32), jnp.asarray(num_sampled, jnp.int32)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dars_jax.allocator import MAX_GROUP, ada_kept, ada_mask, dapo_draw, dapo_keep, top_up
+from dars_jax.allocator import MAX_GROUP, ada_kept, ada_mask, allocate, dapo_draw, dapo_keep, top_up
 
 PAPER = ("et", "hw")
 UNCAPPED = 2**30
@@ -215,12 +215,34 @@ def test_one_program_serves_3072_prompts_whatever_their_counts():
         ({"n_max": 7}, "n_max is 7, below the 8"),
         ({"num_sampled": np.array([8, 40])}, "below the 40"),
         ({"num_sampled": 1025, "n_max": 5000}, "1024"),
+        ({"num_correct": jnp.array([0.125, 0.5])}, "num_correct is float32: give counts"),
+        ({"num_correct": [2.0, 3.0]}, "num_correct is float64"),
+        ({"num_correct": np.array([True, False])}, "num_correct is bool"),
+        ({"num_sampled": 8.0}, "num_sampled is float64"),
+        ({"num_correct": [-1, 3]}, "num_correct is -1: counts are not negative"),
+        ({"num_sampled": [-8, 8], "num_correct": [-9, 3]}, "not negative"),
+        ({"num_correct": [3, 9]}, "num_correct is 9 where num_sampled is 8"),
+        ({"num_correct": np.array([2**32, 1])}, "num_correct is 4294967296"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments, message):
-    settings = {"num_sampled": 8, "schedule": "et", "n_max": 32} | arguments
+    settings = {"num_correct": jnp.array([0, 1]), "num_sampled": 8, "n_max": 32} | arguments
+    schedule = settings.pop("schedule", "et")
     with pytest.raises(ValueError, match=message):
-        top_up(jnp.array([0, 1]), **settings)
+        top_up(**settings, schedule=schedule)
+    if schedule == "et":  # any other allocator asks the same
+        with pytest.raises(ValueError, match=message):
+            allocate("hora", **settings, budget=10)
+
+
+def test_shares_are_refused_where_they_are_traced_too():
+    with pytest.raises(ValueError, match="num_correct is float32"):
+        jax.jit(lambda k: top_up(k, 8, schedule="et", n_max=32))(jnp.array([0.5]))
+
+
+def test_every_prompt_has_a_cap_of_its_own():
+    got = top_up(jnp.array([0, 0]), jnp.array([8, 32]), schedule="hw", n_max=jnp.array([16, 64]))
+    assert got.tolist() == [8, 32]
 
 
 def test_importing_it_costs_no_training_library(fresh_python):

@@ -228,7 +228,7 @@ def test_gains_that_rise_are_refused():
 
 
 def test_a_price_list_for_every_size_has_a_limit():
-    run = jax.jit(lambda n: allocate("hora", jnp.zeros(3), n, n_max=200, budget=3))
+    run = jax.jit(lambda n: allocate("hora", jnp.zeros(3, int), n, n_max=200, budget=3))
     with pytest.raises(ValueError, match="n_max = 200 cannot be sorted for every size"):
         run(jnp.full(3, 8))
     assert allocate("hora", jnp.zeros(3, int), 8, n_max=200, budget=3).tolist() == [1, 1, 1]
