@@ -9,7 +9,7 @@ per cent and degrees.  Anything else raises Unreadable, and the caller asks math
 
 from fractions import Fraction
 
-from dars_jax.rewards.equality.latex import FUNCTIONS, WORD, word_set
+from dars_jax.rewards.equality.latex import APPLIED, FUNCTIONS, WORD, word_set
 
 Node = Fraction | str | tuple
 
@@ -45,6 +45,22 @@ def parse(tokens: tuple[str, ...]) -> Node:
     if parser.peek() is not None:
         raise Unreadable(f"left over: {parser.peek()}")
     return node
+
+
+def variables(tree: Node) -> set[str]:
+    """Free names of a tree."""
+    if isinstance(tree, str):
+        return set() if tree in CONSTANTS else {tree}
+    if isinstance(tree, tuple):
+        if tree[0] in ("series", "integral"):
+            index, *rest = tree[2:] if tree[0] == "series" else tree[1:]
+            ends, body = rest[:2], rest[2]
+            return (variables(body) - {index}) | variables(ends[0]) | variables(ends[1])
+        if tree[0] == "apply":
+            return {tree[1]}.union(*(variables(operand) for operand in tree[2:]))
+        operands = tree[2:] if tree[0] == "fn" else tree[1:]
+        return set().union(*(variables(operand) for operand in operands))
+    return set()
 
 
 class _Parser:
@@ -114,7 +130,13 @@ class _Parser:
         )
 
     def is_name(self, token: str) -> bool:
-        return (len(token) == 1 and token.isalpha()) or token in _GREEK or token in CONSTANTS
+        return (
+            (len(token) == 1 and token.isalpha())
+            or token[-1] == APPLIED
+            or token == "…"  # what it stands for is the same where all else is
+            or token in _GREEK
+            or token in CONSTANTS
+        )
 
     def signed(self) -> Node:
         sign = 1
@@ -221,7 +243,7 @@ class _Parser:
         value = Fraction(token)
         if value.denominator == 1 and self.peek() == r"\frac":
             return self.mixed(value)
-        if value.denominator == 1 and self.peek() == "." and self.peek(1) == r"\overline":
+        if self.peek() == "." and self.peek(1) in (r"\overline", r"\dot"):
             self.take()
             return self.repeating(token + ".")
         return value
@@ -263,7 +285,7 @@ class _Parser:
             whole, _, rest = digits.lower().partition(".")
             return Fraction(int(whole + rest, base), base ** len(rest))
         except ValueError:
-            raise Unreadable(f"{digits} in base {token}") from None
+            return ("/", Fraction(1), Fraction(0))  # 52_3 is no number
 
     def name(self, token: str) -> Node:
         if token in CONSTANTS and self.peek() != "_":
@@ -271,7 +293,20 @@ class _Parser:
         while self.peek() in ("_", "'"):
             mark = self.take()
             token += mark + (self.subscript() if mark == "_" else "")
-        return token
+        return self.application(token) if APPLIED in token else token
+
+    def application(self, name: str) -> Node:
+        """A function whose rule nobody knows, of its arguments."""
+        while self.peek() not in ("(", None):  # an inverse
+            name += self.take()
+        self.take("(")
+        self.closing.append(")")
+        arguments = [self.sum()]
+        while self.peek() == ",":
+            self.take()
+            arguments.append(self.sum())
+        self.take(self.closing.pop())
+        return ("apply", name, *arguments)
 
     def subscript(self) -> str:
         if self.peek() != "{":

@@ -19,9 +19,12 @@ _CLOSE = {")": 1, "]": 1, "}": 1, r"\}": 1, r"\rfloor": 1, r"\rceil": 1, r"\end"
           r"\rangle": 1}  # fmt: skip
 _SEPARATORS = frozenset([",", ";", '"and', '"or'])
 RELATIONS = frozenset(["=", "<", ">", r"\le", r"\ge", r"\ne", r"\equiv", r"\sim"])
+_MODULO = frozenset([r"\mod", r"\bmod", r"\pmod"])
 _SET_OPERATORS = {r"\cup": "union", r"\cap": "intersection", r"\setminus": "minus"}
 _SET_NAMES = {"ℝ": "reals", r"\emptyset": "empty"}
 _MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array"])
+_PAIRS = frozenset([("(", ")"), ("[", "]"), (r"\langle", r"\rangle")])
+DOTS = "…"
 _MAX_ITEMS = 64
 _MAX_CELLS = 100
 
@@ -43,6 +46,7 @@ class Value:
 
     node: Node
     unit: str = ""
+    nouns: frozenset[str] = frozenset()  # words behind it that are no units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +83,16 @@ class Matrix:
     rows: tuple[tuple["Form", ...], ...]
 
 
-Form = Words | Value | Items | Relation | RealSet | Matrix
+@dataclasses.dataclass(frozen=True)
+class Congruence:
+    """left = right modulo modulus."""
+
+    left: "Form"
+    right: "Form"
+    modulus: "Form"
+
+
+Form = Words | Value | Items | Relation | RealSet | Matrix | Congruence
 
 
 def read(tokens: Tokens) -> Form:
@@ -101,8 +114,17 @@ def read(tokens: Tokens) -> Form:
 
 
 def prose(tokens: Tokens) -> str:
-    """The letters of an answer, for R7: without case, fonts, spaces and punctuation."""
-    return "".join(re.sub(r"[^a-z0-9]", "", token.lower()) for token in tokens)
+    """The letters of an answer, for R7: without case, fonts, spaces and punctuation.
+
+    Behind a letter that is no word a dash, a colon or a prime says something: AB-CD, A'B'.
+    """
+    kept = []
+    for before, token in zip(("", *tokens), tokens, strict=False):
+        letter = len(before) == 1 and before.isalpha()
+        if token in ("-", ":", "'") and (letter or before == token):
+            kept.append(token)
+        kept.append(re.sub(r"[^a-z0-9]", "", token.lower()))
+    return "".join(kept).rstrip(":")
 
 
 def spelled(tokens: Tokens) -> str:
@@ -112,7 +134,7 @@ def spelled(tokens: Tokens) -> str:
 
 def is_prose(tokens: Tokens) -> bool:
     """Words without any number or operator: `odd`, `(A)`, `\\text{June}`."""
-    if any(token[0].isdigit() or token[0] == "\\" for token in tokens):
+    if any(token[0].isdigit() or token[0] in "\\.…" for token in tokens if token != "."):
         return False
     if any(token[0] == WORD for token in tokens):
         return not any(token in RELATIONS or token in "+*/^°%|" for token in tokens)
@@ -172,6 +194,8 @@ def _read_one(tokens: Tokens) -> Form:
     tokens = _unwrap(tokens)
     if not tokens:
         raise Unreadable("an empty item")
+    if tokens == (DOTS,):
+        return Words(DOTS)
     if is_prose(tokens):
         # A letter alone may be a choice, a name or a constant: same() knows all three.
         letter = [token for token in tokens if token.isalpha()]
@@ -196,8 +220,8 @@ def _read_one(tokens: Tokens) -> Form:
     ratio = split(tokens, frozenset([":"]))
     if len(ratio) > 1:
         return Items("ratio", tuple(_read_one(part) for part in ratio))
-    tokens, unit = units.strip(tokens)
-    return Value(expression.parse(tokens), unit)
+    tokens, unit, nouns = units.strip(tokens)
+    return Value(expression.parse(tokens), unit, nouns)
 
 
 def _read_relation(tokens: Tokens, sides: list[Tokens]) -> Form:
@@ -206,6 +230,8 @@ def _read_relation(tokens: Tokens, sides: list[Tokens]) -> Form:
         depth += _OPEN.get(token, 0) - _CLOSE.get(token, 0)
         if depth == 0 and token in RELATIONS:
             signs.append(token)
+    if signs == [r"\equiv"] and len(split(sides[1], _MODULO)) == 2:
+        return Congruence(*map(_side, (sides[0], *split(sides[1], _MODULO))))
     return Relation(tuple(signs), tuple(_side(side) for side in sides), tuple(sides))
 
 
@@ -240,6 +266,8 @@ def _read_bracketed(tokens: Tokens) -> Form | None:
         ends = tuple(_read_one(part) for part in parts)
         return RealSet("interval", ends, (opening == "[", closing == "]"))
     if len(parts) > 1:
+        if (opening, closing) not in _PAIRS:
+            return Words("".join(tokens))  # [6,31,-1) is neither tuple nor interval
         return Items("tuple", tuple(_read_one(part) for part in parts))
     inside = parts[0]
     if opening == "(" and _needs_no_brackets(inside):

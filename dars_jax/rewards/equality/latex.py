@@ -10,7 +10,10 @@ an untrusted writer.
 
 import re
 
+from dars_jax.rewards.equality import characters
+
 WORD = '"'
+APPLIED = "\u2061"  # behind the letter of a function that a bracket follows
 
 
 def word_set(text: str) -> frozenset[str]:
@@ -41,6 +44,9 @@ _NOISE = re.compile(
 )
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])")
 _BLACKBOARD = re.compile(r"\\mathbb\s*(?:\{\s*([A-Z])\s*\}|([A-Z]))")
+_PRIME = re.compile(r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![A-Za-z]))")
+_LETTER_TIMES = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")  # 4.5 x 10^33
+_PMOD = re.compile(r"\(?\\pmod\s*(?:\{([^{}]*)\}|(?=\d))\)?")
 _ABBREVIATION_DOT = re.compile(r"(?<=[A-Za-z])\.(?!\d)")  # 5 p.m., 3 sq. ft.
 _BARE_DOT = re.compile(r"(?<=\d)\.(?=\s*[-/)}*+,])")  # 1./3
 _CERTAIN_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!|\\,|\{\\,\})(?=\s*\d{3}(?!\d))")
@@ -71,7 +77,9 @@ _SYNONYMS = {
     r"\varnothing": r"\emptyset", r"\land": '"and', r"\wedge": '"and',
     r"\lor": '"or', r"\vee": '"or', r"\$": '"dollar', r"\euro": '"euro', r"\pounds": '"pound',
     r"\backslash": r"\setminus", r"\prime": "'", r"\arg": "arg", r"\_": "_", r"\&": '"and',
-    r"\reals": "ℝ", r"\R": "ℝ", r"\lg": r"\log", r"\varphi": r"\phi", r"\varepsilon": r"\epsilon",
+    r"\ldots": "\u2026", r"\dots": "\u2026", r"\cdots": "\u2026", r"\dotsc": "\u2026",
+    r"\dotsb": "\u2026", r"\reals": "ℝ", r"\R": "ℝ",
+    r"\lg": r"\log", r"\varphi": r"\phi", r"\varepsilon": r"\epsilon",
     r"\rightarrow": r"\to", r"\sp": "^", r"\sb": "_", r"\lparen": "(",
     r"\rparen": ")", r"\tg": r"\tan", r"\ctg": r"\cot", r"\arctg": r"\arctan",
 }  # fmt: skip
@@ -106,7 +114,11 @@ def words_in(tokens: tuple[str, ...]) -> list[str]:
 
 
 def _clean(text: str) -> str:
-    text = _FOREIGN_DIGIT.sub("?", text.translate(_UNICODE))
+    text = _FOREIGN_DIGIT.sub("?", characters.plain(text).translate(_UNICODE))
+    text = text.replace("...", " \u2026 ").replace("\u2026", " \u2026 ")
+    text = _PRIME.sub("'", text).rstrip(" .;:,")
+    text = _LETTER_TIMES.sub(r"\\times ", text)
+    text = _PMOD.sub(r"\\pmod \1", text)
     text = _CERTAIN_THOUSANDS.sub("", text)
     text = _SPACE.sub(" ", text)
     text = _NOISE.sub(" ", text)
@@ -163,7 +175,11 @@ def _letters(run: str, in_text: bool, before: list[str]) -> list[str]:
     if in_text:
         # 5\mathrm{m} is a unit, 3+4\mathrm{i} and \mathrm{D} are letters.
         after = before[-1] if before else ""
-        unit_place = after[:1].isdigit() or after[:1] == WORD or after in ("}", "/", "*")
+        unit_place = (
+            after[:1].isdigit()
+            or after[:1] == WORD
+            or after in ("}", ")", "/", "*", r"\pi", r"\mu")
+        )
         if len(run) > 1 or (unit_place and run not in "eixyzn"):
             return [WORD + lower]
         return [run]

@@ -11,7 +11,7 @@ import mpmath
 
 from dars_jax.rewards.equality import same_value
 from dars_jax.rewards.equality.evaluator import as_float
-from dars_jax.rewards.equality.expression import Node, Unreadable
+from dars_jax.rewards.equality.expression import Node, Unreadable, variables
 from dars_jax.rewards.equality.forms import Form, Items, RealSet, Relation, Value
 
 _INFINITE: dict[Node, int] = {r"\infty": 1, ("neg", r"\infty"): -1}
@@ -100,7 +100,7 @@ def _half_line(sign: str, end: Value) -> RealSet:
 
 
 def _is_unknown(node: Node) -> TypeGuard[str]:
-    return isinstance(node, str) and same_value.variables(node) == {node}
+    return isinstance(node, str) and variables(node) == {node}
 
 
 def _ends(part: RealSet) -> set[mpmath.mpf]:

@@ -10,12 +10,30 @@ R7 words and letters count without case and fonts.  R8 hedges and longer lists d
 equivalent() answers, or says that it cannot read one of the sides; then by_math_verify.py is asked.
 """
 
+from fractions import Fraction
 from itertools import pairwise
 
-from dars_jax.rewards.equality import forms, latex, real_sets, same_value
+from dars_jax.rewards.equality import (
+    applications,
+    forms,
+    latex,
+    qualifiers,
+    real_sets,
+    same_value,
+    units,
+)
 from dars_jax.rewards.equality.evaluator import Undefined
 from dars_jax.rewards.equality.expression import Unreadable
-from dars_jax.rewards.equality.forms import Form, Items, Matrix, RealSet, Relation, Value, Words
+from dars_jax.rewards.equality.forms import (
+    Congruence,
+    Form,
+    Items,
+    Matrix,
+    RealSet,
+    Relation,
+    Value,
+    Words,
+)
 
 _FLIPPED = {">": "<", r"\ge": r"\le"}
 
@@ -26,9 +44,15 @@ def equivalent(gold: str, answer: str) -> bool:
     read = False  # in one of its readings at least
     readings = [(g, a) for g in latex.readings(gold) for a in latex.readings(answer)]
     for pair in readings:
-        gold_tokens, answer_tokens = pair
+        gold_tokens, answer_tokens = applications.mark(*pair)
+        applied = applications.has_mark(gold_tokens) or applications.has_mark(answer_tokens)
         if gold_tokens == answer_tokens and gold_tokens:
             return True
+        gold_tokens, said = qualifiers.split(gold_tokens)
+        answer_tokens, says = qualifiers.split(answer_tokens)
+        if said and says and said != says:
+            read = True
+            continue
         gold_prose = forms.is_prose(gold_tokens)
         answer_prose = forms.is_prose(answer_tokens)
         if gold_prose and answer_prose and forms.prose(gold_tokens) == forms.prose(answer_tokens):
@@ -48,6 +72,8 @@ def equivalent(gold: str, answer: str) -> bool:
         except Undefined:  # 1/0 somewhere: read, and equal to nothing
             read = True
         except Unreadable as error:
+            if applied:  # math-verify would read a product
+                read = True
             unreadable = error
     if unreadable and not read:
         raise unreadable
@@ -84,6 +110,8 @@ def _choice(tokens: tuple[str, ...]) -> str:
     """The letter of `(B) 5`, `B. 5`, `B: 5`; "" if it is not written like that."""
     if len(tokens) > 3 and tokens[0] == "(" and tokens[2] == ")" and tokens[1].isalpha():
         return tokens[1].lower()
+    if len(tokens) > 2 and tokens[0] in "ABCDEFGH" and tokens[1] in (")", ":", "."):
+        return tokens[0].lower()
     return ""
 
 
@@ -91,6 +119,8 @@ def same(gold: Form, answer: Form) -> bool:
     """R2 to R8 for two forms."""
     if isinstance(gold, Words) or isinstance(answer, Words):
         return gold == answer
+    if isinstance(gold, Congruence) or isinstance(answer, Congruence):
+        return _same_congruence(gold, answer)
     if isinstance(gold, Relation) or isinstance(answer, Relation):
         return _same_relations(gold, answer)
     if isinstance(gold, Items) and isinstance(answer, Items):
@@ -107,13 +137,35 @@ def same(gold: Form, answer: Form) -> bool:
     if isinstance(gold, Value) and isinstance(answer, Value):
         if gold.unit and answer.unit and gold.unit != answer.unit:
             return False
+        if not units.agree(gold.nouns, answer.nouns):
+            return False
         if isinstance(gold.node, str) and isinstance(answer.node, str):
-            return gold.node.lower() == answer.node.lower()  # R7
+            return _without_case(gold.node) == _without_case(answer.node)  # R7
         try:
             return same_value.same_value(gold.node, answer.node)
         except Undefined:
             return gold.node == answer.node
     return False
+
+
+def _without_case(name: str) -> str:
+    """Latin letters only: \\Delta is not \\delta."""
+    return name if name.startswith("\\") else name.lower()
+
+
+def _same_congruence(gold: Form, answer: Form) -> bool:
+    """The same unknown and modulus, and residues that differ by a multiple of it."""
+    if not (isinstance(gold, Congruence) and isinstance(answer, Congruence)):
+        return False
+    if not (same(gold.left, answer.left) and same(gold.modulus, answer.modulus)):
+        return False
+    sides = (gold.right, answer.right, gold.modulus)
+    if same(gold.right, answer.right) or not all(isinstance(side, Value) for side in sides):
+        return same(gold.right, answer.right)
+    first, second, modulus = (same_value.constant(side.node) for side in sides)
+    if not all(isinstance(value, Fraction) for value in (first, second, modulus)) or modulus == 0:
+        return False
+    return (first - second) % modulus == 0
 
 
 # Lists, sets, tuples, ratios.
@@ -126,11 +178,21 @@ def _same_items(gold: Items, answer: Items) -> bool:
     if "tuple" in kinds:
         # A bare list may stand for a tuple, then in its order; braces may not.
         return "set" not in kinds and _same_in_order(gold.items, answer.items)
-    return _same_in_any_order(_spread_names(gold), _spread_names(answer)) or (
+    if any(item == Words(forms.DOTS) for item in gold.items):
+        return ("tuple" not in kinds or len(kinds) == 1) and _same_in_order(
+            gold.items, answer.items
+        )
+    points = all(_is_tuple(item) for item in gold.items + answer.items)  # solutions are a set
+    same_items = _same_in_any_order if points or kinds == {"set"} else _same_multiset
+    return same_items(_spread_names(gold), _spread_names(answer)) or (
         kinds == {"list"}
         and _all_named(gold) != _all_named(answer)
         and _same_in_order(gold.items, answer.items)
     )
+
+
+def _is_tuple(form: Form) -> bool:
+    return isinstance(form, Items) and form.kind == "tuple"
 
 
 def _same_in_order(gold: tuple[Form, ...], answer: tuple[Form, ...]) -> bool:
@@ -142,6 +204,17 @@ def _same_in_any_order(gold: tuple[Form, ...], answer: tuple[Form, ...]) -> bool
     return all(any(same(g, a) for a in answer) for g in gold) and all(
         any(same(g, a) for g in gold) for a in answer
     )
+
+
+def _same_multiset(gold: tuple[Form, ...], answer: tuple[Form, ...]) -> bool:
+    """In any order, each as often."""
+    rest = list(answer)
+    for g in gold:
+        match = next((i for i, a in enumerate(rest) if same(g, a)), None)
+        if match is None:
+            return False
+        del rest[match]
+    return not rest
 
 
 def _spread_names(items: Items) -> tuple[Form, ...]:
@@ -191,7 +264,10 @@ def _one_and_many(gold: Form, answer: Form) -> bool:
         return same_value.same_value(("/", many.items[0].node, many.items[1].node), one.node)
     if many.kind == "tuple":
         return False
-    return all(same(one, item) for item in _spread_names(many))
+    items = _spread_names(many)
+    if many.kind != "set" and len(items) > 1:
+        return False
+    return all(same(one, item) for item in items)
 
 
 def _same_matrices(gold: Matrix, answer: Matrix) -> bool:
@@ -288,9 +364,7 @@ def _same_link(gold: tuple[str, Form, Form], answer: tuple[str, Form, Form]) -> 
     )
     symmetric = gold[0] in ("=", r"\ne")
     try:
-        if same_value.proportional(left, right, positive=not symmetric):
-            return True
-        return symmetric and same_value.same_solution(left, right)
+        return same_value.proportional(left, right, positive=not symmetric)
     except Undefined:
         return False
 

@@ -11,8 +11,9 @@ from fractions import Fraction
 
 import mpmath
 
+from dars_jax.rewards.equality import pieces
 from dars_jax.rewards.equality.evaluator import Machine, Undefined, Value, as_float, close, is_real
-from dars_jax.rewards.equality.expression import CONSTANTS, Node
+from dars_jax.rewards.equality.expression import Node, variables
 
 mp = mpmath.mp
 
@@ -21,6 +22,7 @@ _DIGITS = (60, 120)
 
 def same_value(left: Node, right: Node) -> bool:
     """Whether both trees denote the same number or the same function."""
+    left, right = pieces.named(left, right, same_value)
     names = sorted(variables(left) | variables(right))
     machine = Machine()
     if not names:
@@ -31,6 +33,7 @@ def same_value(left: Node, right: Node) -> bool:
 @mp.workdps(_DIGITS[0])
 def proportional(left: Node, right: Node, *, positive: bool) -> bool:
     """Whether left = c * right for one constant c (> 0 when positive): equations, inequalities."""
+    left, right = pieces.named(left, right, same_value)
     names = sorted(variables(left) | variables(right))
     machine = Machine()
     seen: Value | None = None
@@ -53,56 +56,11 @@ def proportional(left: Node, right: Node, *, positive: bool) -> bool:
 
 
 @mp.workdps(_DIGITS[0])
-def same_solution(left: Node, right: Node) -> bool:
-    """Whether left = 0 and right = 0, both linear in some variable, give it the same value."""
-    shared = sorted(variables(left) & variables(right))
-    if variables(left) != variables(right):
-        return False
-    machine = Machine()
-    for name in shared:
-        solutions = []
-        for point in _generic_points(shared)[:4]:
-            try:
-                solutions.append(
-                    [_root_if_linear(machine, tree, name, point) for tree in (left, right)]
-                )
-            except Undefined:
-                continue
-        if len(solutions) >= 2 and all(
-            a is not None and b is not None and close(a, b) for a, b in solutions
-        ):
-            return True
-    return False
-
-
-@mp.workdps(_DIGITS[0])
 def constant(tree: Node) -> Value:
     """The value of a tree without variables; Undefined if it has some."""
     if variables(tree):
         raise Undefined("has variables")
     return Machine().value(tree, {})
-
-
-def variables(tree: Node) -> set[str]:
-    """Free names of a tree."""
-    if isinstance(tree, str):
-        return set() if tree in CONSTANTS else {tree}
-    if isinstance(tree, tuple):
-        if tree[0] in ("series", "integral"):
-            index, *rest = tree[2:] if tree[0] == "series" else tree[1:]
-            ends, body = rest[:2], rest[2]
-            return (variables(body) - {index}) | variables(ends[0]) | variables(ends[1])
-        operands = tree[2:] if tree[0] == "fn" else tree[1:]
-        return set().union(*(variables(operand) for operand in operands))
-    return set()
-
-
-def _root_if_linear(machine: "Machine", tree: Node, name: str, point: dict) -> Value | None:
-    at = [machine.value(tree, {**point, name: Fraction(k)}) for k in (1, 2, 3)]
-    slope = at[1] - at[0]
-    if slope == 0 or not close(at[2] - at[1], slope):
-        return None
-    return machine.divide(at[0], -slope) + 1
 
 
 def _generic_points(names: list[str]) -> list[dict[str, Value]]:

@@ -2,6 +2,7 @@
 
 from dars_jax.rewards.equality.expression import Unreadable
 from dars_jax.rewards.equality.latex import WORD, word_set
+from dars_jax.rewards.equality.unit_names import UNITS
 
 _ALIASES = {
     "cm": "cm centimeter centimeters centimetre centimetres",
@@ -50,14 +51,23 @@ _HEDGES = word_set(
     "about approximately around roughly least most either neither to but without minus plus times "
     "is was can cannot false unknown none any some error guess"
 )
+_LINKS = word_set("of the a an in per each total altogether")
+_PEOPLE = word_set("people men women children person way mice geese feet teeth")
+# They end in s and are no things: how often, fractions, operations.
+_NOT_COUNTED = word_set(
+    "sometimes always times perhaps otherwise does has is was plus minus less unless halves thirds "
+    "quarters fourths fifths sixths sevenths eighths ninths tenths twentieths hundredths "
+    "thousandths millionths tens hundreds thousands millions billions dozens scores pairs cubes "
+    "squares roots powers equals yields remains becomes this thus as us its percents parts"
+)
 _MAX_WORDS = 5
 _PUNCTUATION = frozenset("^/*{}()-")
 
 
-def strip(tokens: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
-    """Tokens without unit, and the unit; "" for nouns that are no known unit.
+def strip(tokens: tuple[str, ...]) -> tuple[tuple[str, ...], str, frozenset[str]]:
+    """Tokens without what stands beside the value, the unit if it is known, words that are none.
 
-    Two different known units contradict each other; a noun (25 students) is ignored.
+    Two different known units contradict each other; of a noun `agree` has to judge.
     """
     negative, tokens = tokens[:1] == ("-",), tokens[tokens[:1] == ("-",) :]
     unit = ""
@@ -67,7 +77,15 @@ def strip(tokens: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
         tokens = tokens[:-1]
     if tokens[-1:] == ("°",):
         unit = "degree"
+    if (
+        len(tokens) > 1
+        and tokens[-1] == r"\Omega"
+        and (tokens[-2][0].isdigit() or tokens[-2] == ")")
+    ):
+        tokens, unit = tokens[:-1], "ohm"
     value, tail = _cut(tokens)
+    if tail and value[-1:] == (r"\mu",):  # 5 µm
+        value, tail = value[:-1], (f"{WORD}µ{tail[0][1:]}", *tail[1:])
     if tail[:1] and tail[0][1:] in _MULTIPLES:
         value, tail = (*value, "*", "10", "^", _MULTIPLES[tail[0][1:]]), tail[1:]
     words = [token[1:] for token in tail if token[0] == WORD]
@@ -75,7 +93,29 @@ def strip(tokens: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
         value, tail = (*value, "%"), ()
     elif len(words) > _MAX_WORDS or _HEDGES & set(words):
         raise Unreadable("words that are no unit")
-    return (("-", *value) if negative else value), unit or _canonical(tail)
+    nouns = frozenset(word for word in words if tail and not _is_unit(word))
+    if len(nouns) < len(words):  # 5 square meters, but not 5 squared
+        nouns -= _POWERS.keys()
+    return (("-", *value) if negative else value), unit or _canonical(tail), nouns
+
+
+def agree(gold: frozenset[str], answer: frozenset[str]) -> bool:
+    """Whether words behind a value may be missing on the other side.
+
+    25 students, 9 chickens: things that are counted, in the plural.  Words that change the value
+    (5 squared, 5 tenths, 5 dozen, 10 divided by 2) or qualify it (5 sometimes) may not.
+    """
+    return all(_is_counted(word) for word in gold ^ answer)
+
+
+def _is_counted(word: str) -> bool:
+    if word in _LINKS or word in _PEOPLE:
+        return True
+    return word.endswith("s") and not word.endswith("ss") and word not in _NOT_COUNTED
+
+
+def _is_unit(word: str) -> bool:
+    return word in _CANONICAL or word in UNITS or word in _MULTIPLES
 
 
 def _cut(tokens: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
