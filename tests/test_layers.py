@@ -38,7 +38,7 @@ HOUSE = {
     "commands": ["cli", "startup", "train", "evaluate", "generations", "export", "serve",
                  "compile_tpu", "reproduce", "plot"],
     "bench": ["work", "steps", "allocators", "__main__"],
-    "drills": ["soak", "crash", "grading"],
+    "drills": ["soak", "crash", "grading", "rewrites"],
 }  # fmt: skip
 
 # What a room keeps to itself; everything else in it may be imported from above.

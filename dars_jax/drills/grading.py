@@ -51,7 +51,6 @@ _PAYLOADS = (
     r"\input{{/etc/passwd}}",
     r"\write18{{touch {mark}}}",
     "\u202e5\u202c",
-    "\uff14",
     "4\u0000",
     "\u0664",
     "4\u200b.\u200b0\u200b1",

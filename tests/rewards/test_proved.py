@@ -112,3 +112,22 @@ def test_what_is_proved_equal_counts_either_way(grade, gold, answer):
 @pytest.mark.parametrize(("gold", "answer"), REFUSED)
 def test_without_a_proof_even_what_is_right_is_refused(grade, gold, answer):
     assert not grade(gold, answer)
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "right"),
+    [
+        (r"\boxed{4} and \boxed{9}", "9", False), (r"\boxed{4} and \boxed{9}", "4, 9", True),
+        (r"$\boxed{4}$, $\boxed{9}$", "9,4", True), (r"\boxed{4}\quad\boxed{9}", "9", False),
+        (r"\boxed{x=4}\text{ and }\boxed{x=9}", "x=4, x=9", True),
+        (r"\boxed{4}, no: \boxed{9}", "9", True), (r"\boxed{4} or \boxed{9}", "9", True),
+        (r"\boxed{9}, \boxed{9}", "9", True), (r"\boxed{9}" + "\n\n" + r"\boxed{9}", "9", True),
+        (r"\boxed{4}" + "\n" + r"\boxed{9}", "9", True),
+        (r"\boxed{(1,2)}, \boxed{(3,4)}", "(1,2),(3,4)", True),
+        (r"\boxed{1}, " * 80 + r"\boxed{2}", "2", False),
+        (r"\boxed{\boxed{4}, \boxed{9}}", "4,9", True),
+    ],
+)  # fmt: skip
+def test_boxes_joined_into_a_list_are_one_answer(response, gold, right):
+    with MathGrader() as grader:
+        assert bool(grader.grade([response], [gold])[0].reward) == right

@@ -7,6 +7,7 @@ one, for plain text, evaluates Python.
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -19,6 +20,7 @@ from sympy.polys.monomials import MonomialOps
 
 _CONFIG = (LatexExtractionConfig(),)
 _DIGITS = 50
+_DOLLAR = re.compile(r"(?<!\\)\$")
 
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)
 
@@ -60,6 +62,8 @@ def equivalent(gold: str, answer: str) -> bool:
     """math-verify's verdict, taken back when the values differ in their first 50 digits."""
     read = []
     for text in (gold, answer):
+        # Two formulas in one text would be two answers, either of which counts.
+        text = _DOLLAR.sub(" ", text)
         found = parse(f"${text}$", _CONFIG, fallback_mode="no_fallback", parsing_timeout=None)
         if not found:
             return False

@@ -220,7 +220,7 @@ class _Parser:
             self.take("{")
             name = self.take()
             self.take("}")
-            return token + name
+            return self.name(token + name)
         if self.is_name(token):
             return self.name(token)
         raise Unreadable(f"unknown: {token}")

@@ -1,6 +1,7 @@
 r"""The rules: when does an answer count for a gold?
 
-R1 the last box is the answer (extract.py).  R2 values are exact: no rounding, no factor 100.
+R1 the last box, or list of boxes, is the answer (extract.py).  R2 values are exact: no rounding,
+no factor 100.
 R3 decimals, fractions and per cent are numbers; unreduced or unevaluated values count.
 R4 units, currency and the degree sign are ignored when one side lacks them.
 R5 order is free in lists, sets and unions, fixed in tuples; brackets of intervals matter.
@@ -107,7 +108,9 @@ def _is_text(tokens: tuple[str, ...]) -> bool:
 
 
 def _choice(tokens: tuple[str, ...]) -> str:
-    """The letter of `(B) 5`, `B. 5`, `B: 5`; "" if it is not written like that."""
+    """The letter of `(B) 5`, `B) 5`, `B: 5`; "" if it is not written like that, or not alone."""
+    if any(token in (",", ";", '"and', '"or') for token in tokens):
+        return ""
     if len(tokens) > 3 and tokens[0] == "(" and tokens[2] == ")" and tokens[1].isalpha():
         return tokens[1].lower()
     if len(tokens) > 2 and tokens[0] in "ABCDEFGH" and tokens[1] in (")", ":", "."):
