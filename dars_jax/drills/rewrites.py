@@ -18,7 +18,8 @@ from dars_jax.rewards import MathGrader
 
 GOLDS = (
     "7", "-12", "0.375", "1200", r"\frac{3}{8}", r"-\frac{11}{4}", r"2\sqrt{5}",
-    r"\frac{1+\sqrt{3}}{2}", r"3\pi", r"\frac{\pi}{6}", r"2\cdot 3^4", "2^{10}", "x^2-3x+2", "(x-1)(x+4)",
+    r"\frac{1+\sqrt{3}}{2}", r"3\pi", r"\frac{\pi}{6}", r"2\cdot 3^4", "2^{10}", "x^2-3x+2",
+    "(x-1)(x+4)",
     r"\frac{x+1}{x-2}", "2n+1", "y=2x-5", "x=4", "f(x)=3x^2", "a^2+b^2=c^2", "(2,-3)", "(1,0,5)",
     r"\left(\frac12,3\right)", "[0,4)", r"(-\infty,2]", r"(-\infty,-1)\cup(1,\infty)",
     r"\{1,3,9\}", "2,5,11", "x>3", r"-2\le x<5", "45^\\circ",

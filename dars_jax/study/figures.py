@@ -25,7 +25,7 @@ class _Picture:
 
     def __init__(self, columns: int = 1, rows: int = 1, size: tuple[float, float] = (5.2, 4.0)):
         width, height = size
-        self._figure = Figure(figsize=(width * columns, height * rows), layout="tight")
+        self._figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
         panels = self._figure.subplots(rows, columns, squeeze=False)
         self.axes: list[Axes] = list(panels.ravel())
 
@@ -48,8 +48,10 @@ def _finish(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
     axes.grid(alpha=0.3)
 
 
-def _legend(axes: Axes) -> None:
-    axes.legend(fontsize=7, framealpha=0.8)
+def _legend(axes: Axes, *, beside: bool = False) -> None:
+    """Beside the panel where its curves leave no room."""
+    place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)} if beside else {}
+    axes.legend(fontsize=7, framealpha=0.8, **place)
 
 
 def training_path(
@@ -128,7 +130,7 @@ def pass_at_k(
         axes.set_xscale("log", base=2)
         axes.set_xticks(ks, [str(k) for k in ks])
         _finish(axes, "k, answers per problem", "Pass@k, percent", f"after {budget}")
-    _legend(picture.axes[-1])
+    _legend(picture.axes[-1], beside=True)
     return picture.png()
 
 
@@ -165,7 +167,7 @@ def against_cost(study: Study, titles: Mapping[str, str], axis: str, ks: Sequenc
             spent = np.mean([run.spent(axis)[: values.shape[1]] for run in mine], axis=0)
             _band(axes, spent / 1000, values.transpose(1, 0, 2) * 100, i, titles[arm])
         _finish(axes, f"thousand {axis}", f"Pass@{k}, percent")
-    _legend(picture.axes[-1])
+    _legend(picture.axes[-1], beside=True)
     return picture.png()
 
 
@@ -203,7 +205,7 @@ def training_curves(study: Study, titles: Mapping[str, str]) -> bytes:
             axes.plot(x, values.mean(1), color=color_of(i), lw=1.5, label=titles[arm])
             axes.fill_between(x, values.min(1), values.max(1), color=color_of(i), alpha=0.12, lw=0)
         _finish(axes, "thousand prompts", label)
-    _legend(picture.axes[-1])
+    _legend(picture.axes[-1], beside=True)
     return picture.png()
 
 
@@ -239,7 +241,7 @@ def top_ups(study: Study, titles: Mapping[str, str]) -> bytes:
         counts = total_top_ups(run)
         share = 100 * np.array(list(counts.values())) / sum(counts.values())
         sizes.plot([run.settings["rollout.n_pre"] + n for n in counts], share,
-                   color=color_of(i), marker="o", ms=4, label=titles[arm])  # fmt: skip
+                   color=color_of(i), marker="o", ms=5, ls=":", lw=1, label=titles[arm])  # fmt: skip
         per = [1000 * r.column("rescued_prompts").sum() / r.column("num_prompts").sum()
                for r in study.runs[arm]]  # fmt: skip
         e = estimate(np.array(per)[:, None])
