@@ -50,8 +50,10 @@ def _finish(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
 
 def _legend(axes: Axes, *, beside: bool = False) -> None:
     """Beside the panel where its curves leave no room."""
-    place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)} if beside else {}
-    axes.legend(fontsize=7, framealpha=0.8, **place)
+    if beside:
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1))
+    else:
+        axes.legend(fontsize=7, framealpha=0.8)
 
 
 def training_path(
@@ -241,7 +243,7 @@ def top_ups(study: Study, titles: Mapping[str, str]) -> bytes:
         counts = total_top_ups(run)
         share = 100 * np.array(list(counts.values())) / sum(counts.values())
         sizes.plot([run.settings["rollout.n_pre"] + n for n in counts], share,
-                   color=color_of(i), marker="o", ms=5, ls=":", lw=1, label=titles[arm])  # fmt: skip
+                   color=color_of(i), marker="o", ls=":", lw=1, label=titles[arm])  # fmt: skip
         per = [1000 * r.column("rescued_prompts").sum() / r.column("num_prompts").sum()
                for r in study.runs[arm]]  # fmt: skip
         e = estimate(np.array(per)[:, None])
