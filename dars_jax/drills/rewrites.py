@@ -1,198 +1,350 @@
-"""A judge of the grader that makes its own cases: python -m dars_jax.drills.rewrites [GOLDS …]
+r"""Judges the grader: rewrites of right answers must count, mutants of them must not.
 
-Golds are rewritten without changing what they say, and must count; they are mutated so that they
-say something else, and must not.  GOLDS are files of JSON lines with an `answer`, a text or a list
-of them; without any, golds of every kind that are built in.  Prints two JSON lines: how many
-rewrites were refused and how many mutants accepted, with up to --show of each.  Every accepted
-mutant has to be looked at: some change nothing (x+y for y+x).
+    python -m dars_jax.drills.rewrites [GOLDS.jsonl ...] --rewrites 10000 --mutants 2000 --seed 0
+
+Files have rows with "answer" (a benchmark) or "gold"; without a file the golds below are used.  One
+JSON line for every rewrite that is refused and every mutant that is accepted, then the counts.  An
+accepted mutant may be right by chance, `2 + 2` for `2 \cdot 2`: each is to be looked at.
 """
 
 import argparse
+import collections
 import json
 import random
 import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import sys
+from collections.abc import Callable, Iterator, Sequence
 
 from dars_jax.rewards import MathGrader
 
-GOLDS = (
-    "7", "-12", "0.375", "1200", r"\frac{3}{8}", r"-\frac{11}{4}", r"2\sqrt{5}",
-    r"\frac{1+\sqrt{3}}{2}", r"3\pi", r"\frac{\pi}{6}", r"2\cdot 3^4", "2^{10}", "x^2-3x+2",
-    "(x-1)(x+4)",
-    r"\frac{x+1}{x-2}", "2n+1", "y=2x-5", "x=4", "f(x)=3x^2", "a^2+b^2=c^2", "(2,-3)", "(1,0,5)",
-    r"\left(\frac12,3\right)", "[0,4)", r"(-\infty,2]", r"(-\infty,-1)\cup(1,\infty)",
-    r"\{1,3,9\}", "2,5,11", "x>3", r"-2\le x<5", "45^\\circ",
-    r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\text{odd}", r"\text{Tuesday}", "B", r"15\%",
-    r"12\text{ cm}", r"\lfloor n/2\rfloor", "|x-3|", r"\binom{7}{3}", "5!", r"\log_2 9",
-    r"\sin 20^\circ", "3:4", "4+3i", "1011_2", r"e^{-2x}", r"\sqrt[3]{4}", r"n(n+1)",
-)  # fmt: skip
+GOLDS = tuple(
+    line
+    for line in r"""
+42
+-7
+1024
+0.125
+\frac{3}{7}
+-\frac{11}{4}
+2\frac{1}{3}
+28\%
+3.5e8
+5\sqrt{3}
+2+\sqrt{5}
+\frac{1+\sqrt{13}}{2}
+\sqrt[3]{16}
+6\pi
+e^{3}
+\ln 12
+52_8
+3-4i
+x^2-5x+6
+(x-2)(x+7)
+\frac{x+1}{x-3}
+2^{n}-1
+\binom{n}{3}
+n!
+\sin 3x
+a_{1}+2b
+|x-4|
+\lfloor \frac{n}{3} \rfloor
+\max(a,7)
+x=9
+y=3x-8
+x^2+y^2=25
+f(x)=4x+1
+f'(x)=6x
+g(0)e^{-t}
+x<13
+-2\le x<5
+x\equiv 3 \pmod{7}
+(3,-8)
+(1,2,4)
+(2,5),(6,9)
+[2,7)
+(-\infty,3]\cup[8,\infty)
+\{2,3,8\}
+3,5,12
+\pm 6
+1,4,7,\ldots
+\begin{pmatrix}1&2\\3&8\end{pmatrix}
+\begin{pmatrix}4\\-9\end{pmatrix}
+15\text{ cm}
+\$24
+75^\circ
+3:8
+\text{odd}
+\text{Monday}
+C
+k\pi, k\in\mathbb{Z}
+""".strip().splitlines()
+)
 
-Change = Callable[[str, random.Random], str | None]  # None where it does not apply
+Change = Callable[[str, random.Random], str | None]
+
+_NUMBER = re.compile(r"-?\d+")
+_SIMPLE_FRACTION = re.compile(r"\\frac\{(\d+)\}\{(\d+)\}")
+_LIST = re.compile(r"[^()\[\]{}\\]*(?:,[^()\[\]{}\\]+)+|\\\{[^{}\\]*(?:,[^{}\\]*)+\\\}")
+_FULL_WIDTH = {i: i + 0xFEE0 for i in range(ord("-"), ord("9") + 1)}
+_WORDY = re.compile(r"\\text|\\mathrm|\\mbox|[A-Za-z]{4}|\$")
 
 
-def _replace(pattern: str, new: str | Callable[[re.Match[str]], str]) -> Change:
-    """Changes one place that fits, taken at random."""
+def _substitute(pattern: str, replacement: str) -> Change:
+    """The change of one occurrence, or None where there is none."""
+    compiled = re.compile(pattern)
 
     def change(text: str, rng: random.Random) -> str | None:
-        places = list(re.finditer(pattern, text))
-        if not places:
+        matches = list(compiled.finditer(text))
+        if not matches:
             return None
-        place = rng.choice(places)
-        fresh = new(place) if callable(new) else place.expand(new)
-        return text[: place.start()] + fresh + text[place.end() :]
+        match = rng.choice(matches)
+        return text[: match.start()] + match.expand(replacement) + text[match.end() :]
 
     return change
 
 
-def _items(text: str) -> tuple[str, list[str], str] | None:
-    """Opening, items and closing of a set or a bare list, without brackets inside."""
-    opening, inside, closing = "", text, ""
-    if text.startswith(r"\{") and text.endswith(r"\}"):
-        opening, inside, closing = r"\{", text[2:-2], r"\}"
-    if "," not in inside or re.search(r"[()\[\]{}=!]|\d,\d{3}", inside):
+def _where(test: Callable[[str], object], make: Callable[[str], str]) -> Change:
+    return lambda text, rng: make(text) if test(text) else None
+
+
+def _is_number(text: str) -> bool:
+    return (
+        re.fullmatch(r"-?\d+(\.\d+)?|-?\\d?frac\{\d+\}\{\d+\}|\d*\\sqrt\{\d+\}", text) is not None
+    )
+
+
+def _thousands(text: str) -> str:
+    return f"{int(text):,}".replace(",", "{,}")
+
+
+def _items(text: str) -> list[str] | None:
+    inside = text.removeprefix(r"\{").removesuffix(r"\}")
+    return inside.split(",") if _LIST.fullmatch(text) else None
+
+
+def _reordered(text: str, rng: random.Random) -> str | None:
+    items = _items(text)
+    if items is None or "=" in text or "ldots" in text or "for" in text:
         return None
-    return opening, [item.strip() for item in inside.split(",")], closing
+    rng.shuffle(items)
+    joined = ",".join(items)
+    return rf"\{{{joined}\}}" if text[0] == "\\" else joined
 
 
-def _shuffle(text: str, rng: random.Random) -> str | None:
-    found = _items(text)
-    if found is None:
+def _equation_reversed(text: str, rng: random.Random) -> str | None:
+    sides = text.split("=")
+    if len(sides) != 2 or re.search(r"\\text|\\begin|,|\$|:|\\pm", text):
         return None
-    opening, items, closing = found
-    return opening + ", ".join(rng.sample(items, len(items))) + closing
+    return f"{sides[1]}={sides[0]}"
 
 
-def _drop(text: str, rng: random.Random) -> str | None:
-    found = _items(text)
-    if found is None or len(set(found[1])) < len(found[1]):
-        return None
-    opening, items, closing = found
-    items.pop(rng.randrange(len(items)))
-    return opening + ",".join(items) + closing
-
-
-def _plain_number(change: Callable[[str], str]) -> Change:
-    return lambda text, _: change(text) if re.fullmatch(r"-?\d+", text) else None
-
-
-_MACRO = r"(?<![A-Za-z\\])"
 REWRITES: dict[str, Change] = {
-    "display fraction": _replace(r"\\frac", r"\\dfrac"),
-    "slash fraction": _replace(r"(?<![\d ])\\frac\{(\d+)\}\{(\d+)\}(?![\w^!_(\\])", r"(\1/\2)"),
-    "short fraction": _replace(r"\\frac\{(\d)\}\{(\d)\}", r"\\frac\1\2"),
-    "thin space": _replace(r"(?<=[\d)}])([+=<>])(?=[\d(\\])", r"\\,\1\\;"),
-    "space": _replace(r"(?<=[\d)}a-df-z])([-+=<>])", r" \1 "),
-    "left and right": lambda text, _: (
+    "as it is": lambda text, rng: text,
+    "dollars": _where(lambda t: "$" not in t, "${}$".format),
+    "full stop": _where(lambda t: not t.endswith("."), "{}.".format),
+    "braces": _where(lambda t: "$" not in t, "{{{}}}".format),
+    "display": _where(lambda t: True, r"\displaystyle {}".format),
+    "thin space": _where(lambda t: True, r"\,{}\;".format),
+    "zero width": _where(lambda t: True, "{}\u200b".format),
+    "newline": _where(lambda t: True, "\n{}\n".format),
+    "spaces": lambda text, rng: (
+        re.sub(r"(?<![\\eE^_{(\[,])([+=])", r" \1 ", text) if not _WORDY.search(text) else None
+    ),
+    "left right": lambda text, rng: (
         text.replace("(", r"\left(").replace(")", r"\right)")
-        if "(" in text and r"\left" not in text and text.count("(") == text.count(")")
+        if "(" in text and text.count("(") == text.count(")") and r"\left" not in text
+        and r"\begin" not in text
         else None
     ),
-    "braces of a power": _replace(r"\^(\d)(?!\d)", r"^{\1}"),
-    "times": _replace(r"\\cdot(?![a-z])", r"\\times"),
-    "dollars": lambda text, _: f"${text}$" if "$" not in text else None,
-    "full stop": lambda text, _: text + ".",
-    "unicode minus": _replace(r"-(?=\d)", "\u2212"),
-    "wide digits": lambda text, _: (
-        "".join(chr(ord(c) + 0xFEE0) for c in text) if text.isascii() and text.isdigit() else None
+    "dfrac": _substitute(r"\\frac(?=\{)", r"\\dfrac"),
+    "slash": _substitute(r"(?<![\d)}!. ])\\frac\{(\d+)\}\{(\d+)\}(?![\d^({a-z\\!])", r"(\1/\2)"),
+    "unreduced": lambda text, rng: (
+        _SIMPLE_FRACTION.sub(
+            lambda m: rf"\frac{{{3 * int(m[1])}}}{{{3 * int(m[2])}}}", text
+        )
+        if re.fullmatch(r"-?\\frac\{\d+\}\{\d+\}", text)
+        else None
     ),
-    "order of a list": _shuffle,
-    "decimal of an integer": _plain_number(lambda n: n + ".0"),
-    "double over two": _plain_number(lambda n: rf"\frac{{{2 * int(n)}}}{{2}}"),
-    "thousands": _plain_number(lambda n: f"{int(n):,}"),
-    "a unit": _plain_number(lambda n: n + r"\text{ cm}"),
-    "a name": _plain_number(lambda n: f"x = {n}"),
-    "leading zero": _replace(r"^0(?=\.\d)", ""),
-    "font": lambda text, _: rf"\mathbf{{{text}}}" if text.isdigit() else None,
-    "power of a root": _replace(r"\\sqrt\{(\d+)\}", r"(\1)^{1/2}"),
-    "space in a macro": _replace(r"\\(pi|sqrt|cup|le|ge|infty)(?=[^a-zA-Z])", r"\\\1 "),
-}
+    "braced power": _substitute(r"\^(\d)(?!\d)", r"^{\1}"),
+    "bare power": _substitute(r"\^\{(\d)\}", r"^\1"),
+    "braced root": _substitute(r"\\sqrt(\d)", r"\\sqrt{\1}"),
+    "bare root": _substitute(r"\\sqrt\{(\d)\}", r"\\sqrt \1"),
+    "times": _substitute(r"\\cdot(?![a-z])", r"\\times"),
+    "leq": _substitute(r"\\le(?![a-z])", r"\\leq"),
+    "unicode pi": _substitute(r"\\pi(?![a-z])", "π"),
+    "unicode minus": _substitute(r"-(?=\d)", "−"),
+    "unicode less": _substitute(r"\\leq?(?![a-z])", "≤"),
+    "full width": _where(_NUMBER.fullmatch, lambda t: t.translate(_FULL_WIDTH)),
+    "decimal": _where(re.compile(r"-?\d{1,9}").fullmatch, "{}.0".format),
+    "thousands": _where(re.compile(r"\d{4,9}").fullmatch, _thousands),
+    "leading zero": _where(re.compile(r"0\.\d+").fullmatch, lambda t: t[1:]),
+    "per cent": _where(re.compile(r"\d+\\%").fullmatch, lambda t: f"{int(t[:-2]) / 100:.2f}"),
+    "scientific": _where(
+        re.compile(r"\d(?:\.\d+)?e-?\d+").fullmatch,
+        lambda t: r"{} \times 10^{{{}}}".format(*t.split("e")),
+    ),
+    "named": _where(_is_number, "x={}".format),
+    "unit": _where(_is_number, r"{}\text{{ cm}}".format),
+    "upright unit": _where(_is_number, r"{}~\mathrm{{kg}}".format),
+    "counted": _where(re.compile(r"\d+").fullmatch, r"{}\text{{ apples}}".format),
+    "dollar sign": _where(re.compile(r"\d+(\.\d\d)?").fullmatch, r"\${}".format),
+    "plus zero": _where(_is_number, "{}+0".format),
+    "in brackets": _where(_is_number, "({})".format),
+    "reordered": _reordered,
+    "reversed": _equation_reversed,
+    "qualified": _where(
+        re.compile(r"[^,=<>$]*\bn\b[^,=<>$\\a-zA-Z]*").fullmatch, r"{} \text{{ for all }} n".format
+    ),
+    "bold": _where(re.compile(r"[A-E]").fullmatch, r"\textbf{{({})}}".format),
+    "upper case": _where(
+        re.compile(r"\\text\{[a-z]+\}").fullmatch, lambda t: t[:6] + t[6:].upper()
+    ),
+    "fancy brackets": _where(
+        lambda t: r"\begin{pmatrix}" in t, lambda t: t.replace("pmatrix", "bmatrix")
+    ),
+}  # fmt: skip
+
+
+def _swapped(text: str, rng: random.Random) -> str | None:
+    """Two different entries of a tuple, or the two sides of a fraction, change places."""
+    match = re.fullmatch(r"\((.*),(.*)\)", text)
+    if match and "(" not in text[1:]:
+        return f"({match[2]},{match[1]})"
+    match = _SIMPLE_FRACTION.search(text)
+    return (
+        text[: match.start()] + rf"\frac{{{match[2]}}}{{{match[1]}}}" + text[match.end() :]
+        if match
+        else None
+    )
+
+
+def _digit(text: str, rng: random.Random) -> str | None:
+    places = [i for i, c in enumerate(text) if c.isdigit()]
+    if not places:
+        return None
+    i = rng.choice(places)
+    return text[:i] + str((int(text[i]) + rng.randint(1, 9)) % 10) + text[i + 1 :]
+
+
+def _sign(text: str, rng: random.Random) -> str | None:
+    places = [i for i, c in enumerate(text) if c in "+-" and text[i - 1 : i] not in ("e", "m")]
+    if not places:
+        return f"-{text}" if text[:1].isdigit() else None
+    i = rng.choice(places)
+    return text[:i] + {"+": "-", "-": "+"}[text[i]] + text[i + 1 :]
+
+
+def _deleted(text: str, rng: random.Random) -> str | None:
+    places = [i for i, c in enumerate(text) if c.isdigit() or c in "+-=<>'!|,"]
+    if not places:
+        return None
+    i = rng.choice(places)
+    return text[:i] + text[i + 1 :]
+
+
+def _item_changed(text: str, rng: random.Random) -> str | None:
+    """A list without one item, or with one of them twice."""
+    items = _items(text)
+    if items is None or text[0] == "\\" or "ldots" in text or "in" in text:
+        return None
+    i = rng.randrange(len(items))
+    return ",".join(items[:i] + items[i + 1 :]) if rng.random() < 0.5 else f"{text},{items[i]}"
+
+
 MUTANTS: dict[str, Change] = {
-    "digit": _replace(r"\d", lambda m: str((int(m[0]) + 1) % 10)),
-    "last digit": _replace(r"\d(?!.*\d)", lambda m: str((int(m[0]) + 3) % 10)),
-    "sign": lambda text, _: (
-        "-" + text
-        if re.match(r"\d|\\frac|\\sqrt", text)
-        and "," not in text
-        and text != "0"
-        and not re.search(r"[=<>:]|\\(le|ge|in)\b|text", text)
-        else None
-    ),
-    "plus for minus": _replace(r"(?<=[\w)}])[-+](?=[\w(\\])", lambda m: "+-"["+-".index(m[0]) - 1]),
-    "bracket": lambda text, _: (
-        text[:-1] + {")": "]", "]": ")"}[text[-1]]
-        if re.fullmatch(r"[(\[][^()\[\]]*,[^(),\[\]]*[)\]]", text) and "infty" not in text
-        else None
-    ),
-    "an item less": _drop,
-    "an item more": lambda text, _: text + ",17" if re.fullmatch(r"-?\d+", text) else None,
-    "times ten": _plain_number(lambda n: n + "0" if int(n) else n + "1"),
-    "relation": _replace(r"[<>]", lambda m: "><"["<>".index(m[0])]),
-    "square": _plain_number(lambda n: n + r"\text{ squared}"),
-    "hedge": lambda text, _: text + r"\text{ or }91",
-    "exponent": _replace(r"\^\{?(\d)", lambda m: m[0][:-1] + str((int(m[1]) + 1) % 10)),
-}
+    "digit": _digit,
+    "sign": _sign,
+    "deleted": _deleted,
+    "swapped": _swapped,
+    "items": _item_changed,
+    "letter": _substitute(r"(?<![\\A-Za-z{])[a-dx-z](?![A-Za-z])", "w"),
+    "function": _substitute(r"\\(?:sin|cos|ln|max|lfloor|binom)(?![a-z])", r"\\tan"),
+    "argument": _substitute(r"(?<=[fg])\(\w\)", "(7)"),
+    "prime": _substitute(r"(?<![\\A-Za-z{])[fgxy](?=\()", r"\g<0>'"),
+    "opening": _substitute(r"^\[|^\((?=[^()]*,[^()]*[\])]$)", "]"),
+    "closing": _substitute(r"(?<=[\d,a-z])[\])]$", "["),
+    "relation": _substitute(r"<|>|\\leq?(?![a-z])|\\geq?(?![a-z])", r"\\ne "),
+    "squared": _where(_is_number, r"{}\text{{ squared}}".format),
+    "dozen": _where(_is_number, r"{}\text{{ dozen}}".format),
+    "hedge": _where(lambda t: True, r"{} \text{{ or }} 987".format),
+    "not": _where(lambda t: True, r"\text{{not }}{}".format),
+    "more": _where(lambda t: True, "{}+1".format),
+    "twice": _where(re.compile(r"[^,=<>\\{]*").fullmatch, "2({})+3".format),
+    "base": _substitute(r"(?<=\d)_\{?8\}?", "_9"),
+    "capital": _substitute(r"\\(alpha|delta|sigma|omega|phi)(?![a-z])", r"\\Lambda"),
+    "power": _substitute(r"\^(\d)(?!\d)", r"^{\g<1>7}"),
+}  # fmt: skip
 
 
-def cases(
+def drawn(
     golds: Sequence[str], changes: dict[str, Change], count: int, seed: int
-) -> list[tuple[str, str, str]]:
-    """`count` triples (name of the change, gold, changed gold), in an order that `seed` decides."""
-    rng, names = random.Random(seed), sorted(changes)
-    out: list[tuple[str, str, str]] = []
-    for _ in range(50 * count):
-        if len(out) == count:
-            break
+) -> Iterator[tuple[str, str, str]]:
+    """(name of the change, gold, changed gold), count of them."""
+    rng = random.Random(seed)
+    names = list(changes)
+    made = 0
+    for _ in range(100 * count):
+        if made == count:
+            return
         gold, name = rng.choice(golds), rng.choice(names)
-        changed = changes[name](gold, rng)
-        if changed is not None and changed != gold:
-            out.append((name, gold, changed))
-    return out
+        text = changes[name](gold.strip(), rng)
+        if text is not None and (changes is REWRITES or text.strip() != gold.strip()):
+            made += 1
+            yield name, gold, text
 
 
-def judge(
-    grader: MathGrader, found: list[tuple[str, str, str]], *, expected: bool
-) -> list[tuple[str, str, str]]:
-    """The cases whose verdict is not the expected one."""
-    grades = grader.grade([rf"\boxed{{{text}}}" for *_, text in found], [g for _, g, _ in found])
+def judge(grader: MathGrader, rows: Sequence[tuple[str, str, str]], right: bool) -> list[dict]:
+    """Rows whose verdict is not the one wanted."""
+    grades = grader.grade([rf"\boxed{{{text}}}" for _, _, text in rows], [g for _, g, _ in rows])
     return [
-        case for case, grade in zip(found, grades, strict=True) if (grade.reward == 1.0) != expected
+        {"change": name, "gold": gold, "answer": text, "verdict": grade.verdict.name.lower()}
+        for (name, gold, text), grade in zip(rows, grades, strict=True)
+        if (grade.reward == 1.0) != right
     ]
 
 
-def read_golds(paths: Sequence[Path]) -> list[str]:
-    """Golds of files; long ones are left out, since no policy is asked to repeat them."""
-    golds: list[str] = []
+def _golds(paths: Sequence[str]) -> list[str]:
+    if not paths:
+        return list(GOLDS)
+    golds = []
     for path in paths:
-        for line in path.read_text().splitlines():
-            answer = json.loads(line)["answer"]
-            golds += [answer] if isinstance(answer, str) else answer
-    return [gold.strip() for gold in golds if len(gold) <= 80]
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                row = json.loads(line)
+                golds.append(str(row["answer"] if "answer" in row else row["gold"]))
+    return golds
 
 
-def main() -> None:
-    """Parses the command line, prints the two lines."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints what was judged otherwise, and the counts; 1 if a rewrite was refused."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m dars_jax.drills.rewrites",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("golds", nargs="*", type=Path, help="JSON lines with an `answer`")
-    parser.add_argument("--rewrites", type=int, default=2_000)
-    parser.add_argument("--mutants", type=int, default=1_000)
+    parser.add_argument("golds", nargs="*", metavar="GOLDS.jsonl")
+    parser.add_argument("--rewrites", type=int, default=10_000)
+    parser.add_argument("--mutants", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--show", type=int, default=20, help="failures printed of each")
-    args = parser.parse_args()
-    golds = read_golds(args.golds) or list(GOLDS)
+    arguments = parser.parse_args(argv)
+    golds = _golds(arguments.golds)
+    rewrites = list(drawn(golds, REWRITES, arguments.rewrites, arguments.seed))
+    mutants = list(drawn(golds, MUTANTS, arguments.mutants, arguments.seed))
     with MathGrader() as grader:
-        for what, changes, count, expected in (
-            ("rewrites", REWRITES, args.rewrites, True), ("mutants", MUTANTS, args.mutants, False),
-        ):  # fmt: skip
-            found = cases(golds, changes, count, args.seed)
-            wrong = judge(grader, found, expected=expected)
-            line = {"what": what, "golds": len(golds), "cases": len(found),
-                    "refused" if expected else "accepted": len(wrong),
-                    "share": round(len(wrong) / max(len(found), 1), 5)}  # fmt: skip
-            print(json.dumps(line | {"show": wrong[: args.show]}, ensure_ascii=False), flush=True)
+        refused = judge(grader, rewrites, right=True)
+        accepted = judge(grader, mutants, right=False)
+    for row in refused:
+        print(json.dumps({"refused": row}))
+    for row in accepted:
+        print(json.dumps({"accepted": row}))
+    kinds = collections.Counter(row["change"] for row in refused + accepted)
+    counts = {
+        "golds": len(golds), "rewrites": len(rewrites), "refused": len(refused),
+        "mutants": len(mutants), "accepted": len(accepted), "by change": dict(kinds),
+    }  # fmt: skip
+    print(json.dumps(counts))
+    return 1 if refused else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self, cast
 
 from dars_jax.rewards import fast_path, guard
-from dars_jax.rewards.extract import answer as boxed_answer
+from dars_jax.rewards.extract import last_box
 from dars_jax.rewards.grader import Gold, Grade, Verdict, as_forms
 from dars_jax.rewards.pool import Pool
 
@@ -23,7 +23,7 @@ Key = tuple[str, tuple[str, ...]]
 
 
 class MathGrader:
-    r"""Grades the boxed answer of a response by the rules in equality/rules.py.
+    r"""Grades the last \boxed{} of a response by the rules in equality/rules.py.
 
     box -> same spelling or plain numbers -> cache -> static guard -> worker processes
 
@@ -129,7 +129,7 @@ class MathGrader:
     def _start(self, ticket: Hashable, response: str, gold: Gold) -> list[tuple]:
         """The verdict if it is known at once, else nothing: the pair goes to the pool."""
         forms = as_forms(gold)
-        answer = boxed_answer(response)
+        answer = last_box(response)
         if not answer:
             return self._count([ticket], Verdict.NO_ANSWER)
         right = fast_path.decide(answer, forms)

@@ -17,8 +17,8 @@ from typing import Any
 from dars_jax.rewards import guard
 from dars_jax.rewards.equality import rules
 from dars_jax.rewards.equality.evaluator import TooBig
-from dars_jax.rewards.equality.expression import Unreadable
 from dars_jax.rewards.equality.forms import TooMany
+from dars_jax.rewards.equality.trees import Unreadable
 from dars_jax.rewards.grader import Verdict
 
 BLOCKED_EXIT = 99  # the audit hook saw what no grading does

@@ -137,7 +137,6 @@ PAYLOADS = [
     r"lambda: open('MARK', 'w')",
     r"\write18{touch MARK}",
     r"\lim_{x\to 0} eval(open('MARK','w'))",
-    r"\uff14",
     "\u0664",
     "4\u200b\u0000",
     "-" * 400 + "4",

@@ -1,74 +1,99 @@
-r"""Which letters are functions?  `f(x)` is f of x, `x(x-1)` a product: marks the former.
+"""Tells the application of a function, f(x), from a product, n(n + 1).
 
-A letter is a function in a pair of answers if one of them uses it so beyond doubt: with a prime or
-an inverse before the bracket (`f'(x)`, `f^{-1}(x)`), or with a bracket that holds one letter, one
-number, several arguments or a condition (`f(x)`, `I(0)`, `u(0,t)`, `P(A|B)`).  Then it is one
-wherever a bracket follows it, in both.
+A letter before a bracket is a function if it is called f, g or h, if it has a prime, if the bracket
+holds what nobody multiplies by like this (a number, one name, several arguments), or if the gold or
+the answer uses the same letter so somewhere.  Marked letters are read as functions of their
+arguments; all others as factors.
 """
 
-from dars_jax.rewards.equality.latex import APPLIED
+from dars_jax.rewards.equality.expression import APPLY, closing_bracket
+from dars_jax.rewards.equality.trees import CONSTANTS
+from dars_jax.rewards.equality.vocabulary import word_set
 
 Tokens = tuple[str, ...]
-_INVERSE = ("^", "{", "-", "1", "}")
+
+_FUNCTION_LETTERS = frozenset("fghFGH")
 
 
-def mark(gold: Tokens, answer: Tokens) -> tuple[Tokens, Tokens]:
-    """Both token sequences, functions with the mark APPLIED behind their letter."""
-    heads = _certain(gold) | _certain(answer)
-    return _marked(gold, heads), _marked(answer, heads)
+def used(tokens: Tokens) -> frozenset[str]:
+    """Letters that these tokens apply to something by themselves."""
+    return frozenset(
+        tokens[i] for i, _, bracket in _candidates(tokens) if _is_argument(tokens, bracket)
+    )
 
 
-def has_mark(tokens: Tokens) -> bool:
-    """Whether a function is applied."""
-    return any(token[-1] == APPLIED for token in tokens)
+def mark(tokens: Tokens, functions: frozenset[str]) -> Tokens:
+    """The tokens with APPLY before the brackets of arguments."""
+    places = {
+        bracket
+        for i, end, bracket in _candidates(tokens)
+        if _is_argument(tokens, bracket)
+        or tokens[i] in functions | _FUNCTION_LETTERS
+        or "'" in tokens[i:end]
+    }
+    return tuple(
+        token for i, old in enumerate(tokens) for token in ((APPLY, old) if i in places else (old,))
+    )
+
+
+def _candidates(tokens: Tokens) -> list[tuple[int, int, int]]:
+    """(letter, end of its marks, bracket) for letters with a bracket behind them."""
+    found = []
+    i = 0
+    while i < len(tokens):
+        end = i + 1
+        if _is_letter(tokens[i]):
+            end = _after_marks(tokens, end)
+            bracket = _after_power(tokens, end)
+            if tokens[bracket : bracket + 1] == ("(",):
+                found.append((i, end, bracket))
+        i = end
+    return found
 
 
 def _is_letter(token: str) -> bool:
-    return len(token) == 1 and token.isalpha() and token.isascii() and token not in "ei"
+    single = len(token) == 1 and token.isalpha() and token.isascii()
+    greek = token[0] == "\\" and token[1:].isalpha() and token.lower() in _GREEK
+    return (single or greek) and token not in CONSTANTS
 
 
-def _bracket(tokens: Tokens, at: int) -> tuple[int, bool]:
-    """Where the bracket of a function at `at` would open (-1: nowhere), and if it is one surely."""
-    i, sure = at + 1, False
-    if tokens[i : i + 1] == ("_",):
-        i += 1
-        if tokens[i : i + 1] == ("{",):
-            while i < len(tokens) and tokens[i] != "}":
-                i += 1
-        i += 1
-    while tokens[i : i + 1] == ("'",):
-        i, sure = i + 1, True
-    if tokens[i : i + 5] == _INVERSE:
-        i, sure = i + 5, True
-    return (i if tokens[i : i + 1] == ("(",) else -1), sure
-
-
-def _certain(tokens: Tokens) -> set[str]:
-    heads = set()
-    for at, token in enumerate(tokens):
-        if not _is_letter(token):
-            continue
-        opens, sure = _bracket(tokens, at)
-        if opens < 0:
-            continue
-        inside = _inside(tokens, opens)
-        one = len(inside) == 1 and (_is_letter(inside[0]) or inside[0][0].isdigit())
-        if sure or one or "," in inside or "|" in inside:
-            heads.add(token)
-    return heads
-
-
-def _inside(tokens: Tokens, opens: int) -> Tokens:
-    depth = 0
-    for i in range(opens, len(tokens)):
-        depth += (tokens[i] == "(") - (tokens[i] == ")")
-        if depth == 0:
-            return tokens[opens + 1 : i]
-    return ()
-
-
-def _marked(tokens: Tokens, heads: set[str]) -> Tokens:
-    return tuple(
-        token + APPLIED if token in heads and _bracket(tokens, i)[0] >= 0 else token
-        for i, token in enumerate(tokens)
+_GREEK = frozenset(
+    "\\" + name
+    for name in word_set(
+        "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi chi "
+        "psi omega"
     )
+)
+
+
+def _after_marks(tokens: Tokens, i: int) -> int:
+    """Behind subscripts and primes."""
+    while i < len(tokens) and tokens[i] in ("_", "'"):
+        i = _after_group(tokens, i + 1) if tokens[i] == "_" else i + 1
+    return i
+
+
+def _after_power(tokens: Tokens, i: int) -> int:
+    """Behind the -1 of an inverse function or the bracketed number of a derivative."""
+    if tokens[i : i + 2] != ("^", "{"):
+        return i
+    end = _after_group(tokens, i + 1)
+    inside = tokens[i + 2 : end - 1]
+    derivative = inside[:1] == ("(",) and inside[-1:] == (")",)
+    return end if inside == ("-", "1") or derivative else i
+
+
+def _after_group(tokens: Tokens, i: int) -> int:
+    if tokens[i : i + 1] != ("{",):
+        return i + 1
+    return tokens.index("}", i) + 1 if "}" in tokens[i:] else len(tokens)
+
+
+def _is_argument(tokens: Tokens, bracket: int) -> bool:
+    """A number, a name, or several of something: what stands in f(2), f(x), f(x, y), P(A|B)."""
+    inside = tokens[bracket + 1 : closing_bracket(tokens, bracket)]
+    if "," in inside or inside.count("|") == 1:
+        return True
+    if len(inside) == 1:
+        return inside[0][0].isdigit() or inside[0].isalpha() or inside[0][0] == "\\"
+    return len(inside) > 2 and _is_letter(inside[0]) and _after_marks(inside, 1) == len(inside)

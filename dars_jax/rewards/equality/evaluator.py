@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import mpmath
 
-from dars_jax.rewards.equality.expression import Node, Unreadable
+from dars_jax.rewards.equality.trees import Node, Unreadable
 
 Value: TypeAlias = Fraction | mpmath.mpf | mpmath.mpc
 mp = mpmath.mp
@@ -33,14 +33,6 @@ class Undefined(ValueError):
 def is_real(value: Value) -> bool:
     """Whether the imaginary part is nothing but rounding."""
     return not isinstance(value, mpmath.mpc) or abs(value.imag) <= abs(value) * mp.mpf(10) ** -50
-
-
-def close(a: Value, b: Value) -> bool:
-    """Equal, up to rounding when one of them is irrational."""
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return a == b
-    a, b = as_float(a), as_float(b)
-    return abs(a - b) <= max(abs(a), abs(b)) * mp.mpf(10) ** (-mp.dps + 20)
 
 
 def as_float(value: Value) -> Value:
@@ -76,6 +68,8 @@ class Machine:
             values = [self.value(operand, point) for operand in operands[1:]]
             self.in_trig = outside
             return self.function(operands[0], values)
+        if operator not in _OPERATORS:
+            raise Undefined(f"no value for {operator}")
         values = [self.value(operand, point) for operand in operands]
         return self.bounded(_OPERATORS[operator](self, *values))
 
@@ -173,6 +167,15 @@ class Machine:
         self.spend(50)
         return mp.gamma(as_float(value) + 1)
 
+    def double_factorial(self, value: Value) -> Value:
+        """n (n - 2) (n - 4) ..., down to 1 or 2."""
+        if not isinstance(value, Fraction) or value.denominator != 1 or value < -1:
+            raise Undefined("double factorial of what is no natural number")
+        if value > 3000:
+            raise TooBig("double factorial")
+        self.spend(int(abs(value)))
+        return Fraction(math.prod(range(int(value), 0, -2)))
+
     def binomial(self, n: Value, k: Value) -> Value:
         integers = all(isinstance(v, Fraction) and v.denominator == 1 for v in (n, k))
         if integers and 0 <= n <= 10**5 and k >= 0:
@@ -198,7 +201,8 @@ class Machine:
             raise TooBig("floor beyond the precision")
         value = mp.re(value)
         nearest = mp.nint(value)
-        return Fraction(int(nearest if abs(value - nearest) < 1e-20 else mp.floor(value)))
+        near = abs(value - nearest) < mp.mpf(10) ** (15 - mp.dps)
+        return Fraction(int(nearest if near else mp.floor(value)))
 
     def ceiling(self, value: Value) -> Value:
         return -self.floor(-value)
@@ -272,6 +276,7 @@ _OPERATORS: dict[str, Callable[..., Value]] = {
     "^": Machine.power,
     "root": Machine.root,
     "!": Machine.factorial,
+    "!!": Machine.double_factorial,
     "binom": Machine.binomial,
     "mod": Machine.modulo,
     "abs": Machine.absolute,

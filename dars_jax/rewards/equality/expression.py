@@ -1,24 +1,19 @@
 r"""Parses the tokens of one mathematical expression into a tree.
 
-A tree is a Fraction, a name (str), or a tuple (operator, operand, ...).  Decimals become exact
-fractions here, so no rounding can happen later.  The grammar is what answers use: sums, products
-(also implicit), quotients, powers, roots, functions, factorials, absolute values, floors,
-binomials, finite sums and products, mixed numbers, numbers with a base, repeating decimals,
-per cent and degrees.  Anything else raises Unreadable, and the caller asks math-verify.
+Decimals become exact fractions, so no rounding can happen later.  The grammar is what answers use:
+sums, products (also implicit), quotients, powers, roots, functions, factorials, absolute values,
+floors, binomials, finite sums and products, integrals, numbers as numerals.py reads them, per cent
+and degrees, and applications of named functions, which applications.py has marked.
+Anything else raises Unreadable.
 """
 
 from fractions import Fraction
 
-from dars_jax.rewards.equality.latex import APPLIED, FUNCTIONS, WORD, word_set
+from dars_jax.rewards.equality.latex import FUNCTIONS
+from dars_jax.rewards.equality.numerals import Numerals
+from dars_jax.rewards.equality.trees import CONSTANTS, Node, Unreadable
+from dars_jax.rewards.equality.vocabulary import word_set
 
-Node = Fraction | str | tuple
-
-
-class Unreadable(ValueError):
-    """The tokens are not an expression this grammar knows."""
-
-
-CONSTANTS = frozenset(["e", "i", r"\pi", r"\infty"])
 _GREEK = frozenset(
     "\\" + name
     for name in word_set(
@@ -33,55 +28,36 @@ _BRACKETS = {"(": ")", "[": "]", "{": "}", r"\lfloor": r"\rfloor", r"\lceil": r"
 _ACCENTS = frozenset(
     [r"\vec", r"\hat", r"\bar", r"\overline", r"\tilde", r"\dot", r"\ddot", r"\overrightarrow"]
 )
-_BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8,
-               "nine": 9, "ten": 10, "twelve": 12, "sixteen": 16}  # fmt: skip
+APPLY = "\u2061"  # between the name of a function and the bracket of its arguments
 _MAX_DEPTH = 60  # recursion: ten Python frames a level stay far below the limit of 1,000
+
+
+def closing_bracket(tokens: tuple[str, ...], start: int) -> int:
+    """Index of the ")" that closes the "(" at start; the number of tokens if none does."""
+    depth = 0
+    for i in range(start, len(tokens)):
+        depth += (tokens[i] == "(") - (tokens[i] == ")")
+        if depth == 0:
+            return i
+    return len(tokens)
 
 
 def parse(tokens: tuple[str, ...]) -> Node:
     """The tree of a whole token sequence."""
     parser = _Parser(tokens)
-    node = parser.sum()
+    node = parser.fraction_over()
     if parser.peek() is not None:
         raise Unreadable(f"left over: {parser.peek()}")
     return node
 
 
-def variables(tree: Node) -> set[str]:
-    """Free names of a tree."""
-    if isinstance(tree, str):
-        return set() if tree in CONSTANTS else {tree}
-    if isinstance(tree, tuple):
-        if tree[0] in ("series", "integral"):
-            index, *rest = tree[2:] if tree[0] == "series" else tree[1:]
-            ends, body = rest[:2], rest[2]
-            return (variables(body) - {index}) | variables(ends[0]) | variables(ends[1])
-        if tree[0] == "apply":
-            return {tree[1]}.union(*(variables(operand) for operand in tree[2:]))
-        operands = tree[2:] if tree[0] == "fn" else tree[1:]
-        return set().union(*(variables(operand) for operand in operands))
-    return set()
-
-
-class _Parser:
+class _Parser(Numerals):
     """Recursive descent; every method consumes what it reads and returns its tree."""
 
     def __init__(self, tokens: tuple[str, ...]):
-        self.tokens = list(tokens)
-        self.at = 0
+        super().__init__(tokens)
         self.depth = 0
         self.closing: list[str] = []  # brackets that are open, to tell |x from |y
-
-    def peek(self, ahead: int = 0) -> str | None:
-        index = self.at + ahead
-        return self.tokens[index] if index < len(self.tokens) else None
-
-    def take(self, expected: str | None = None) -> str:
-        token = self.peek()
-        if token is None or (expected is not None and token != expected):
-            raise Unreadable(f"expected {expected or 'more'}, got {token}")
-        self.at += 1
-        return token
 
     def sum(self) -> Node:
         self.depth += 1
@@ -119,7 +95,7 @@ class _Parser:
         if token in _FUNCTIONS:
             return not stop_at_function
         if token == "|":
-            return self.closing[-1:] != ["|"]
+            return self.closing[-1:] not in (["|"], [")|"])
         return (
             token[0].isdigit()
             or token[0] == "."
@@ -130,13 +106,7 @@ class _Parser:
         )
 
     def is_name(self, token: str) -> bool:
-        return (
-            (len(token) == 1 and token.isalpha())
-            or token[-1] == APPLIED
-            or token == "…"  # what it stands for is the same where all else is
-            or token in _GREEK
-            or token in CONSTANTS
-        )
+        return (len(token) == 1 and token.isalpha()) or token in _GREEK or token in CONSTANTS
 
     def signed(self) -> Node:
         sign = 1
@@ -157,7 +127,10 @@ class _Parser:
     def postfix(self, node: Node) -> Node:
         while True:
             token = self.peek()
-            if token == "!":
+            if token == "!" and self.peek(1) == "!":
+                self.take()
+                node = ("!!", node)
+            elif token == "!":
                 node = ("!", node)
             elif token == "%":
                 node = ("*", node, Fraction(1, 100))
@@ -181,8 +154,16 @@ class _Parser:
     def group(self, opening: str) -> Node:
         self.take(opening)
         self.closing.append(_BRACKETS[opening])
-        node = self.sum()
+        node = self.fraction_over()
         self.take(self.closing.pop())
+        return node
+
+    def fraction_over(self) -> Node:
+        r"""A sum, or two of them with \over between."""
+        node = self.sum()
+        if self.peek() == r"\over":
+            self.take()
+            node = ("/", node, self.sum())
         return node
 
     def atom(self) -> Node:
@@ -220,7 +201,7 @@ class _Parser:
             self.take("{")
             name = self.take()
             self.take("}")
-            return self.name(token + name)
+            return token + name
         if self.is_name(token):
             return self.name(token)
         raise Unreadable(f"unknown: {token}")
@@ -233,80 +214,37 @@ class _Parser:
             return Fraction(int(token[0]))
         return self.argument()
 
-    def number(self, token: str) -> Node:
-        if self.peek() == "_":
-            return self.in_base(token)
-        if self.peek() in (r"\overline", r"\dot") and (token == "." or "." in token):
-            return self.repeating(token)
-        if token == ".":
-            raise Unreadable("a lone point")
-        value = Fraction(token)
-        if value.denominator == 1 and self.peek() == r"\frac":
-            return self.mixed(value)
-        if self.peek() == "." and self.peek(1) in (r"\overline", r"\dot"):
-            self.take()
-            return self.repeating(token + ".")
-        return value
-
-    def mixed(self, whole: Fraction) -> Node:
-        r"""2\frac12 is 5/2, and 2\frac{x}{3} or 2\frac{3}{2} a product."""
-        back = self.at, list(self.tokens)
-        self.take()
-        over, under = self.digit_or_group(), self.digit_or_group()
-        if isinstance(over, Fraction) and isinstance(under, Fraction) and 0 < over < under:
-            return whole + over / under
-        self.at, self.tokens = back
-        return whole
-
-    def repeating(self, token: str) -> Node:
-        r"""0.1\overline{6} = 1/6."""
-        self.take()
-        if self.peek() == "{":
-            self.take()
-            digits = self.take()
-            self.take("}")
-        else:
-            digits = self.take()
-        if not digits.isdigit():
-            raise Unreadable("repeating digits")
-        places = len(token.partition(".")[2])
-        start = Fraction(token + "0" if token[-1] == "." else token)
-        return start + Fraction(int(digits), (10 ** len(digits) - 1) * 10**places)
-
-    def in_base(self, digits: str) -> Node:
-        r"""1011_2, 2345_{6}, 1011_{\text{two}}: the value, because bases may differ."""
-        self.take("_")
-        braced = self.peek() == "{"
-        token = self.take("{") and self.take() if braced else self.take()
-        if braced:
-            self.take("}")
-        base = _BASE_WORDS.get(token.lstrip(WORD)) or (int(token) if token.isdigit() else 0)
-        try:
-            whole, _, rest = digits.lower().partition(".")
-            return Fraction(int(whole + rest, base), base ** len(rest))
-        except ValueError:
-            return ("/", Fraction(1), Fraction(0))  # 52_3 is no number
-
     def name(self, token: str) -> Node:
         if token in CONSTANTS and self.peek() != "_":
             return token
         while self.peek() in ("_", "'"):
             mark = self.take()
             token += mark + (self.subscript() if mark == "_" else "")
-        return self.application(token) if APPLIED in token else token
+        return self.application(token)
 
     def application(self, name: str) -> Node:
-        """A function whose rule nobody knows, of its arguments."""
-        while self.peek() not in ("(", None):  # an inverse
-            name += self.take()
+        """f(x), f^{-1}(x), f^{(n)}(x), P(A|B): a name, or an application where one is marked."""
+        if self.peek() == "^" and APPLY in self.tokens[self.at :]:
+            mark = self.tokens.index(APPLY, self.at)
+            above = self.tokens[self.at + 1 : mark]
+            if above[:1] == ["{"] and above[-1:] == ["}"] and above.count("{") == 1:
+                name += "^" + "".join(above)
+                self.at = mark
+        if self.peek() != APPLY:
+            return name
+        self.take()
         self.take("(")
-        self.closing.append(")")
+        # In P(A|B) the bar stands between arguments; in f(|x|) it has a partner.
+        end = closing_bracket(tuple(self.tokens), self.at - 1)
+        lone_bar = self.tokens[self.at : end].count("|") == 1
+        self.closing.append(")|" if lone_bar else ")")
         arguments = [self.sum()]
-        while self.peek() == ",":
-            self.take()
+        while self.peek() in (",", "|", ";"):
+            name += "|" if self.take() == "|" else ""
             arguments.append(self.sum())
-        self.take(self.closing.pop())
-        return ("apply", name, *arguments)
+        self.closing.pop()
+        self.take(")")
+        return ("call", name, *arguments)
 
     def subscript(self) -> str:
         if self.peek() != "{":

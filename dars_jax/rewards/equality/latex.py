@@ -10,30 +10,10 @@ an untrusted writer.
 
 import re
 
-from dars_jax.rewards.equality import characters
+from dars_jax.rewards.equality.unicode import without_unicode
+from dars_jax.rewards.equality.vocabulary import ONE_LETTER_UNITS, UNITS, word_set
 
 WORD = '"'
-APPLIED = "\u2061"  # behind the letter of a function that a bracket follows
-
-
-def word_set(text: str) -> frozenset[str]:
-    """The words of a text as a set."""
-    return frozenset(text.split())
-
-
-_UNICODE = str.maketrans(
-    {
-        "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ",
-        "π": r"\pi ", "√": r"\sqrt ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
-        "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "±": r"\pm ",
-        "º": "°", "²": "^2", "³": "^3", "≈": r"\approx ", "θ": r"\theta ",
-        "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "’": "'", "′": "'",
-        "€": r'\euro ', "£": r"\pounds ", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
-    }
-)  # fmt: skip
-
-# Digits of other scripts would pass for numbers in int() and str.isdigit().
-_FOREIGN_DIGIT = re.compile(r"(?![0-9])\d|[\u00b9\u2070-\u209f\u2460-\u24ff]")
 
 # A backslash before the backslash means `\\` (a matrix row) followed by a space.
 _SPACE = re.compile(r"(?<!\\)\\(?:[,;:>! \n]|q?quad(?![A-Za-z])|[hv]space\*?\{[^{}]*\})|~")
@@ -44,17 +24,25 @@ _NOISE = re.compile(
 )
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])")
 _BLACKBOARD = re.compile(r"\\mathbb\s*(?:\{\s*([A-Z])\s*\}|([A-Z]))")
-_PRIME = re.compile(r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![A-Za-z]))")
-_LETTER_TIMES = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")  # 4.5 x 10^33
-_PMOD = re.compile(r"\(?\\pmod\s*(?:\{([^{}]*)\}|(?=\d))\)?")
-_ABBREVIATION_DOT = re.compile(r"(?<=[A-Za-z])\.(?!\d)")  # 5 p.m., 3 sq. ft.
+# 5 p.m., 3 sq. ft.; but the dot of the choice `C. 12` stays
+_ABBREVIATION_DOT = re.compile(r"(?<=[A-Za-z])\.(?!\d)(?<!^[A-J]\.)(?<![{(][A-J]\.)")
 _BARE_DOT = re.compile(r"(?<=\d)\.(?=\s*[-/)}*+,])")  # 1./3
 _CERTAIN_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!|\\,|\{\\,\})(?=\s*\d{3}(?!\d))")
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?!\d)")
 _COMMA_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _MIXED = re.compile(r"(?<![\d.])(\d+) +(\d+) */ *(\d+)(?!\d)")
-# 3.83e35 is scientific; 2e-3 may be 2*e - 3, so a bare one-digit exponent needs a point before.
-_SCIENTIFIC = re.compile(r"(\d+\.\d+[eE][+-]?\d+|\d+[eE]\+?\d+|\d+[eE]-\d\d+)(?![\dA-Za-z.])")
+# A number, e and digits: 3e8, 2e-3, 3\mathrm{E}8.  Before a letter, a power or a product it is
+# Euler's number: 2e-3x, 2e-3\pi.
+_SCIENTIFIC = re.compile(
+    r"(?<![\w.\\])(\d+(?:\.\d*)?|\.\d+)"
+    r"(?:[eE]([+-]?\d+)|\s*\\(?:text|mathrm|textrm)\{\s*(?:[eE]\s*\}\s*(\+?\d+|\{\s*[+-]?\d+\s*\})"
+    r"|E\s*\}\s*(-\d+)))(?![\dA-Za-z^(]|\.\d|\s*(?:[/*^!]|\\(?:pi|sqrt|frac|cdot|times)))"
+)
+_TIMES_X = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")  # 4.5 x 10^33
+_ROW_SPACING = re.compile(r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in|mu)\s*\]")
+_PRIMES = re.compile(r"\^\s*(?:\{\s*((?:\\prime\s*|'\s*)+)\}|(\\prime)(?![A-Za-z]))")
+_DOTS = re.compile(r"\.\s?\.\s?\.+|\\(?:ldots|dots|cdots|dotsc|dotsb|hdots)(?![A-Za-z])")
+_DOLLAR = re.compile(r"(?<!\\)\$")
 
 _TOKEN = re.compile(
     r"\d+\.\d+|\.\d+|\d+|\\[A-Za-z]+\*?|\\.|[A-Za-z]+|\*\*|<=|>=|!=|:=|\S", re.DOTALL
@@ -76,12 +64,11 @@ _SYNONYMS = {
     r"\mid": "|", r"\lbrace": r"\{", r"\rbrace": r"\}", r"\lbrack": "[", r"\rbrack": "]",
     r"\varnothing": r"\emptyset", r"\land": '"and', r"\wedge": '"and',
     r"\lor": '"or', r"\vee": '"or', r"\$": '"dollar', r"\euro": '"euro', r"\pounds": '"pound',
-    r"\backslash": r"\setminus", r"\prime": "'", r"\arg": "arg", r"\_": "_", r"\&": '"and',
-    r"\ldots": "\u2026", r"\dots": "\u2026", r"\cdots": "\u2026", r"\dotsc": "\u2026",
-    r"\dotsb": "\u2026", r"\reals": "ℝ", r"\R": "ℝ",
-    r"\lg": r"\log", r"\varphi": r"\phi", r"\varepsilon": r"\epsilon",
+    r"\backslash": r"\setminus", r"\arg": "arg", r"\_": "_", r"\&": '"and',
+    r"\reals": "ℝ", r"\R": "ℝ", r"\lg": r"\log", r"\varphi": r"\phi", r"\varepsilon": r"\epsilon",
     r"\rightarrow": r"\to", r"\sp": "^", r"\sb": "_", r"\lparen": "(",
-    r"\rparen": ")", r"\tg": r"\tan", r"\ctg": r"\cot", r"\arctg": r"\arctan",
+    r"\rparen": ")", r"\AA": '"Å', r"\ohm": '"Ω', r"\Pr": "P", r"\tg": r"\tan",
+    r"\ctg": r"\cot", r"\arctg": r"\arctan",
 }  # fmt: skip
 _NUMBER_SETS = {"R": "ℝ", "Z": "ℤ", "Q": "ℚ", "N": "ℕ", "C": "ℂ"}
 FUNCTIONS = word_set(
@@ -93,7 +80,7 @@ _UNITS_LIKE_COMMANDS = frozenset(["min", "sec", "cup"])
 _PLAIN_SYNONYMS = {"infinity": r"\infty", "oo": r"\infty", "inf": r"\infty", "sqr": r"\sqrt"}
 _SHORT_WORDS = word_set(
     "and or cm mm km kg mg ml hr hrs min sec ft in mi mph kmh am pm lb oz yd no yes odd cents "
-    "day men cup sq usd eur rs"
+    "day men cup sq usd eur rs for all any not the nor but mod rad deg mol"
 ) - {"min", "sec", "in", "cup"}  # these read as functions, an operator, or letters
 
 
@@ -114,28 +101,42 @@ def words_in(tokens: tuple[str, ...]) -> list[str]:
 
 
 def _clean(text: str) -> str:
-    text = _FOREIGN_DIGIT.sub("?", characters.plain(text).translate(_UNICODE))
-    text = text.replace("...", " \u2026 ").replace("\u2026", " \u2026 ")
-    text = _PRIME.sub("'", text).rstrip(" .;:,")
-    text = _LETTER_TIMES.sub(r"\\times ", text)
-    text = _PMOD.sub(r"\\pmod \1", text)
+    text = without_unicode(text)
+    text = _ROW_SPACING.sub(r"\\\\ ", text)
+    text = _text_between_formulas(text)
     text = _CERTAIN_THOUSANDS.sub("", text)
     text = _SPACE.sub(" ", text)
     text = _NOISE.sub(" ", text)
     text = _DEGREE.sub("° ", text)
+    text = _PRIMES.sub(lambda m: "'" * (m[0].count("prime") + m[0].count("'")), text)
+    text = _DOTS.sub(r" \\ldots ", text)
     text = _BLACKBOARD.sub(lambda m: _NUMBER_SETS.get(m[1] or m[2], m[1] or m[2]), text)
     text = _ABBREVIATION_DOT.sub("", text)
+    text = " ".join(text.split()).rstrip(" .;:,")
+    text = _TIMES_X.sub(r"\\times ", text)
+    text = _SCIENTIFIC.sub(_spell_scientific, text)
     text = _BARE_DOT.sub("", text)
-    text = " ".join(text.split())
     text = _SPACED_THOUSANDS.sub(lambda m: m[0].replace(" ", ""), text)
-    text = _MIXED.sub(r"(\1+\2/\3)", text)
-    text = _SCIENTIFIC.sub(lambda m: _spell_scientific(m[0]), text)
-    return text.rstrip(" .;:,")
+    return _MIXED.sub(r"(\1+\2/\3)", text)
 
 
-def _spell_scientific(number: str) -> str:
-    mantissa, exponent = re.split("[eE]", number)
-    return f"({mantissa}*10^{{{exponent.lstrip('+')}}})"
+def _text_between_formulas(text: str) -> str:
+    """`$a$ or not $b$`: what stands outside the dollars is text, and counts."""
+    parts = _DOLLAR.split(text)
+    if len(parts) < 3 or len(parts) % 2 == 0:
+        return text
+    outside = [
+        rf" \text{{{part}}} " if any(c.isalpha() for c in part) and "\\" not in part else part
+        for part in parts[::2]
+    ]
+    inside = [*parts[1::2], ""]
+    return "".join(a + " " + b for a, b in zip(outside, inside, strict=True))
+
+
+def _spell_scientific(match: re.Match) -> str:
+    mantissa, *exponents = match.groups()
+    exponent = next(e for e in exponents if e is not None).strip("{ }").lstrip("+")
+    return f"({mantissa.rstrip('.')}*10^{{{exponent}}})"
 
 
 def _tokens(text: str) -> list[str]:
@@ -174,15 +175,17 @@ def _letters(run: str, in_text: bool, before: list[str]) -> list[str]:
         return [_PLAIN_SYNONYMS[lower]]
     if in_text:
         # 5\mathrm{m} is a unit, 3+4\mathrm{i} and \mathrm{D} are letters.
-        after = before[-1] if before else ""
-        unit_place = (
-            after[:1].isdigit()
-            or after[:1] == WORD
-            or after in ("}", ")", "/", "*", r"\pi", r"\mu")
-        )
-        if len(run) > 1 or (unit_place and run not in "eixyzn"):
-            return [WORD + lower]
+        if len(run) > 1 or (run in ONE_LETTER_UNITS and _unit_place(before)):
+            return [WORD + (run if run in UNITS else lower)]
         return [run]
     if lower in _SHORT_WORDS or len(run) >= 4:
-        return [WORD + lower]
+        return [WORD + (run if run in UNITS else lower)]
     return list(run)
+
+
+def _unit_place(before: list[str]) -> bool:
+    """Whether a letter in text may be a unit here: after a number, a bracket, or another unit."""
+    last = before[-1] if before else ""
+    if last in ("/", "*", "^"):
+        return any(token[0] == WORD for token in before)
+    return last[:1] in tuple("0123456789.)}!°" + WORD) or last == r"\pi"

@@ -4,15 +4,24 @@ Two such sets are equal exactly when they agree at every end point of either, be
 end points, and beyond the outermost: so membership of finitely many probes decides.
 """
 
+from fractions import Fraction
 from itertools import pairwise
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 import mpmath
 
 from dars_jax.rewards.equality import same_value
-from dars_jax.rewards.equality.evaluator import as_float
-from dars_jax.rewards.equality.expression import Node, Unreadable, variables
+from dars_jax.rewards.equality.evaluator import Undefined, as_float
 from dars_jax.rewards.equality.forms import Form, Items, RealSet, Relation, Value
+from dars_jax.rewards.equality.trees import Node, Unreadable, variables
+
+
+class End(NamedTuple):
+    """An end point: 60 digits to order it, and the tree to prove that two are one."""
+
+    value: mpmath.mpf
+    node: Node
+
 
 _INFINITE: dict[Node, int] = {r"\infty": 1, ("neg", r"\infty"): -1}
 
@@ -26,9 +35,8 @@ def same_set(first: Form, second: Form) -> bool:
     if all(unknowns) and unknowns[0] != unknowns[1]:
         return False
     with mpmath.workdps(60):
-        ends = _distinct(sorted(set().union(*map(_ends, sets))))
-        probes = [*ends, *((a + b) / 2 for a, b in pairwise(ends))]
-        probes += [ends[0] - 1, ends[-1] + 1] if ends else [mpmath.mpf(0)]
+        ends = _distinct([end for part in sets for end in _ends(part)])
+        probes = [*ends, *_between(ends)]
         return all(_contains(sets[0], x) == _contains(sets[1], x) for x in probes)
 
 
@@ -40,7 +48,7 @@ def _as_set(form: Form) -> RealSet:
             return form
         return RealSet(form.operator, tuple(map(_as_set, form.parts)))
     if isinstance(form, Relation):
-        return _solutions(form)
+        return _as_set(form.sides[1]) if form.signs == (r"\in",) else _solutions(form)
     if isinstance(form, Items) and any(isinstance(item, Relation) for item in form.items):
         operator = "intersection" if form.joiner == "and" else "union"
         return RealSet(operator, tuple(map(_as_set, form.items)))
@@ -103,41 +111,49 @@ def _is_unknown(node: Node) -> TypeGuard[str]:
     return isinstance(node, str) and variables(node) == {node}
 
 
-def _ends(part: RealSet) -> set[mpmath.mpf]:
+def _ends(part: RealSet) -> list[End]:
     if part.operator in ("interval", "finite"):
-        return {end for end in map(_number, part.parts) if mpmath.isfinite(end)}
-    return set().union(*map(_ends, part.parts))
+        return [end for end in map(_number, part.parts) if mpmath.isfinite(end.value)]
+    return [end for inner in part.parts for end in _ends(inner)]
 
 
-def _number(form: Form) -> mpmath.mpf:
+def _number(form: Form) -> End:
     if not isinstance(form, Value):
         raise Unreadable("an end that is no value")
     if form.node in _INFINITE:
-        return mpmath.inf * _INFINITE[form.node]
+        return End(mpmath.inf * _INFINITE[form.node], form.node)
     value = as_float(same_value.constant(form.node))
     if isinstance(value, mpmath.mpc):
         raise Unreadable("a complex end")
-    return value
+    return End(value, form.node)
 
 
-def _sign(a: mpmath.mpf, b: mpmath.mpf) -> int:
-    """Order of two numbers known to 60 digits: sqrt 8 and 2 sqrt 2 are one end point."""
-    if a == b:
-        return 0
-    if (
-        mpmath.isfinite(a)
-        and mpmath.isfinite(b)
-        and abs(a - b) <= max(abs(a), abs(b)) * mpmath.mpf(10) ** -45
-    ):
-        return 0
-    return 1 if a > b else -1
+def _sign(a: End, b: End) -> int:
+    """Order of two numbers known to 60 digits; where these do not tell, equality is proved."""
+    if not (mpmath.isfinite(a.value) and mpmath.isfinite(b.value)):
+        return int(a.value > b.value) - int(a.value < b.value)
+    if abs(a.value - b.value) <= max(abs(a.value), abs(b.value)) * mpmath.mpf(10) ** -45:
+        if same_value.same_value(a.node, b.node):
+            return 0
+        raise Undefined("ends closer than 60 digits tell")
+    return 1 if a.value > b.value else -1
 
 
-def _distinct(ends: list[mpmath.mpf]) -> list[mpmath.mpf]:
+def _distinct(ends: list[End]) -> list[End]:
+    ends = sorted(ends, key=lambda end: end.value)
     return [end for i, end in enumerate(ends) if i == 0 or _sign(ends[i - 1], end)]
 
 
-def _contains(part: RealSet, x: mpmath.mpf) -> bool:
+def _between(ends: list[End]) -> list[End]:
+    """A point in every gap, and one beyond either end."""
+    if not ends:
+        return [End(mpmath.mpf(0), Fraction(0))]
+    trees: list[Node] = [("+", ends[0].node, Fraction(-1)), ("+", ends[-1].node, Fraction(1))]
+    trees += [("/", ("+", a.node, b.node), Fraction(2)) for a, b in pairwise(ends)]
+    return [_number(Value(tree)) for tree in trees]
+
+
+def _contains(part: RealSet, x: End) -> bool:
     if part.operator == "interval":
         low, high = (_sign(x, _number(end)) for end in part.parts)
         return low >= (not part.closed[0]) and high <= -(not part.closed[1])

@@ -1,122 +1,274 @@
 """Decides whether two expression trees have the same value, within a fixed amount of work.
 
-Rational arithmetic is exact.  Irrational values are computed by mpmath to 60 and to 120 digits: a
-difference that is only rounding shrinks with the precision, a real one, however tiny, does not.
-(An absolute tolerance would call 1/2^99 and 1/2^98 equal.)  Expressions with variables are equal
-when they agree at rational sample points, as in Schwartz-Zippel.
+Four classes, each with its own proof; what is in none of them is not equal.
+  constants               digits beyond the distance at which two different ones can lie
+  functions of letters    identities in finite fields (identities.py)
+  floors of an integer    agreement on one period times the degree
+  sums up to a letter     the difference of two neighbours is the summand, and the first one agrees
 """
 
-import zlib
+import math
 from fractions import Fraction
 
 import mpmath
 
-from dars_jax.rewards.equality import pieces
-from dars_jax.rewards.equality.evaluator import Machine, Undefined, Value, as_float, close, is_real
-from dars_jax.rewards.equality.expression import Node, variables
+from dars_jax.rewards.equality import identities
+from dars_jax.rewards.equality.evaluator import (
+    Machine,
+    TooBig,
+    Undefined,
+    Value,
+    as_float,
+    is_real,
+)
+from dars_jax.rewards.equality.trees import Node, ordered, substitute, variables
 
 mp = mpmath.mp
 
-_DIGITS = (60, 120)
+_DIGITS = 60  # at which most differences show
+_MAX_BITS = 20_000
+_MAX_POINTS = 3_000
+_INTEGER_LETTERS = frozenset("nmkjlNMK")  # a floor of one of these is a floor of an integer
 
 
 def same_value(left: Node, right: Node) -> bool:
-    """Whether both trees denote the same number or the same function."""
-    left, right = pieces.named(left, right, same_value)
-    names = sorted(variables(left) | variables(right))
-    machine = Machine()
+    """Whether both trees are shown to be the same number or the same function."""
+    names = variables(left) | variables(right)
     if not names:
-        return _same_at(machine, left, right, {}, real_only=False)
-    return _same_function(machine, left, right, names)
+        return _same_constant(left, right)
+    return (
+        ordered(left) == ordered(right)
+        or identities.identical(left, right)
+        or _same_on_integers(left, right, names)
+        or _is_sum_of(left, right)
+        or _is_sum_of(right, left)
+    )
 
 
-@mp.workdps(_DIGITS[0])
 def proportional(left: Node, right: Node, *, positive: bool) -> bool:
     """Whether left = c * right for one constant c (> 0 when positive): equations, inequalities."""
-    left, right = pieces.named(left, right, same_value)
-    names = sorted(variables(left) | variables(right))
-    machine = Machine()
-    seen: Value | None = None
-    for point in _generic_points(names):
-        try:
-            first, second = machine.value(left, point), machine.value(right, point)
-        except Undefined:
-            continue
-        if first == 0 or second == 0:
-            if first != second:
-                return False
-            continue
-        ratio = machine.divide(first, second)
-        if positive and not (is_real(ratio) and mp.re(as_float(ratio)) > 0):
-            return False
-        if seen is not None and not close(seen, ratio):
-            return False
-        seen = ratio
-    return seen is not None
+    return identities.proportional(left, right) and (not positive or _same_sign(left, right))
 
 
-@mp.workdps(_DIGITS[0])
+def same_solution(left: Node, right: Node) -> bool:
+    """Whether left = 0 and right = 0 have the same solutions, as x y = 1 and y = 1/x have.
+
+    Both are to be linear in some letter, A y + B = 0.  Then y = -B/A says the same where A is not
+    zero; and where it is, the polynomial has no solution either if A or B is a constant other
+    than 0.  x y = x^2 is not y = x: A = x and B = -x^2 vanish together.
+    """
+    return any(_same_root(left, right, name) for name in variables(left) & variables(right))
+
+
 def constant(tree: Node) -> Value:
     """The value of a tree without variables; Undefined if it has some."""
     if variables(tree):
         raise Undefined("has variables")
-    return Machine().value(tree, {})
+    with mp.workdps(_DIGITS):
+        return Machine().value(tree, {})
 
 
-def _generic_points(names: list[str]) -> list[dict[str, Value]]:
-    """Eight rational points; a name has the same values in every expression."""
-    points = []
-    for k in range(8):
-        draw = {name: zlib.crc32(f"{name}/{k}".encode()) for name in names}
-        # Positive, negative and mixed points: sqrt(x^2) is not x.
-        sign = {name: -1 if (k >= 4 and (k == 4 or bits & 1)) else 1 for name, bits in draw.items()}
-        points.append({n: sign[n] * Fraction(bits % 997 + 101, 499) for n, bits in draw.items()})
-    return points
+# Constants.
 
 
-def _integer_points(names: list[str]) -> list[dict[str, Value]]:
-    """Small positive integers, for (-1)^n, n! and sums up to n."""
-    return [
-        {name: Fraction(k + 2 + zlib.crc32(name.encode()) % 3 * (k % 2)) for name in names}
-        for k in range(6)
-    ]
+def _same_constant(left: Node, right: Node) -> bool:
+    """Equal when they agree beyond the digits at which different numbers of their size can."""
+    with mp.workdps(_DIGITS):
+        a, b = Machine().value(left, {}), Machine().value(right, {})
+        if isinstance(a, Fraction) and isinstance(b, Fraction):
+            return a == b
+        a, b = as_float(a), as_float(b)
+        size = max(abs(a), abs(b))
+        if abs(a - b) > size * mp.mpf(10) ** (20 - _DIGITS):
+            return False
+    bits = _separation(("+", left, ("neg", right)))
+    if bits > _MAX_BITS:
+        raise TooBig("digits needed")
+    with mp.workprec(bits + 80):
+        a, b = (as_float(Machine().value(tree, {})) for tree in (left, right))
+        return abs(a - b) <= mp.ldexp(max(1, abs(a)), -bits - 8)
 
 
-def _same_function(machine: Machine, left: Node, right: Node, names: list[str]) -> bool:
-    """Equal wherever both are real and defined; integers or complex values if never."""
-    for points, real_only, needed in (
-        (_generic_points(names), True, 2),
-        (_integer_points(names), True, 3),
-        (_generic_points(names), False, 3),
-    ):
-        compared = 0
-        for point in points:
-            try:
-                if not _same_at(machine, left, right, point, real_only):
-                    return False
-                compared += 1
-            except Undefined:
-                continue
-        if compared >= needed:
-            return True
+def _separation(tree: Node) -> int:
+    """Bits b such that a value other than 0 is at least 2^-b.
+
+    For numbers made of rationals by + - * / and roots it is a theorem: E is zero or at least
+    1 / (u^(D-1) l), with u, l and D as here (Burnikel, Funke, Mehlhorn, Schirra, Schmitt 2001).
+    Other functions are counted as square roots of numbers 32 bits longer than their argument, a
+    form of Richardson's uniformity conjecture: no pair of short expressions that violates it is
+    known, and none can be built from an answer of 512 characters by adding small terms, because
+    the bits of those are counted.
+    """
+    upper, lower, degree = _sizes(tree, {})
+    return math.ceil(upper * max(1, degree - 1) + lower) + 64
+
+
+def _sizes(tree: Node, radicals: dict[Node, None]) -> tuple[float, float, int]:
+    """log2 of u and of l, and the degree D of all radicals in a tree."""
+    upper, lower = _bits(tree, radicals)
+    return upper, lower, 2 ** min(len(radicals), 40)
+
+
+def _bits(tree: Node, radicals: dict[Node, None]) -> tuple[float, float]:
+    if isinstance(tree, Fraction):
+        return (max(0, abs(tree.numerator).bit_length()), tree.denominator.bit_length() - 1)
+    if isinstance(tree, str):
+        return 3, 0
+    operator, *operands = tree
+    parts = [_bits(operand, radicals) for operand in operands]
+    if operator == "+":
+        lower = sum(part[1] for part in parts)
+        return max(up + lower - low for up, low in parts) + math.log2(len(parts)), lower
+    if operator in ("neg", "abs"):
+        return parts[0]
+    if operator == "*":
+        return parts[0][0] + parts[1][0], parts[0][1] + parts[1][1]
+    if operator == "/":
+        return parts[0][0] + parts[1][1], parts[0][1] + parts[1][0]
+    exponent = _exponent(operator, operands)
+    if exponent is None:
+        radicals[tree] = None
+        return 32 + 2 * sum(map(sum, parts)), 0
+    up, low = parts[0] if exponent >= 0 else parts[0][::-1]
+    up, low = abs(exponent.numerator) * up, abs(exponent.numerator) * low
+    degree = exponent.denominator
+    if degree == 1:
+        return up, low
+    for extra in range(math.ceil(math.log2(degree))):  # one entry for each factor 2 of D
+        radicals[("degree", tree, Fraction(extra))] = None
+    if up >= low:
+        return (up + (degree - 1) * low) / degree, low
+    return up, ((degree - 1) * up + low) / degree
+
+
+def _exponent(operator: str, operands: list[Node]) -> Fraction | None:
+    """The rational exponent of a power or a root."""
+    if operator not in ("^", "root") or variables(operands[1]):
+        return None
+    exponent = Machine().value(operands[1], {})
+    if not isinstance(exponent, Fraction) or exponent == 0:
+        return None
+    return exponent if operator == "^" else 1 / exponent
+
+
+def _same_sign(left: Node, right: Node) -> bool:
+    """The sign of left / right, a constant, from any real point where both can be computed."""
+    names = sorted(variables(left) | variables(right))
+    for k in range(12):
+        point: dict[str, Value] = {
+            name: Fraction((-1) ** (k >> (i + 2)) * (7 * i + 11 * k + 5), 13)
+            for i, name in enumerate(names)
+        }
+        try:
+            with mp.workdps(_DIGITS):
+                a, b = Machine().value(left, point), Machine().value(right, point)
+        except Undefined:
+            continue
+        if is_real(a) and is_real(b) and a != 0 and b != 0:
+            return (mp.re(as_float(a)) > 0) == (mp.re(as_float(b)) > 0)
     return False
 
 
-def _same_at(machine: Machine, left: Node, right: Node, point: dict, real_only: bool) -> bool:
-    gap: list[Value] = []
-    for digits in _DIGITS:
-        with mp.workdps(digits):
-            a, b = machine.value(left, point), machine.value(right, point)
-            if isinstance(a, Fraction) and isinstance(b, Fraction):
-                return a == b
-            a, b = as_float(a), as_float(b)
-            if real_only and not (is_real(a) and is_real(b)):
-                raise Undefined("not real here")
-            if a == b:
-                return True
-            gap.append(abs(a - b))
-            size = max(abs(a), abs(b))
-            if gap[0] > size * 1e-20 and size > 1e-10:
-                return False
-    # Rounding noise has shrunk by about 60 digits; a true difference has stayed.
-    return gap[1] <= size * mp.mpf(10) ** -100 or gap[1] <= gap[0] * mp.mpf(10) ** -40
+# Equations.
+
+
+def _same_root(left: Node, right: Node, name: str) -> bool:
+    roots = []
+    for tree in (left, right):
+        zero, one, two = (substitute(tree, {name: Fraction(k)}) for k in range(3))
+        slope = ("+", one, ("neg", zero))
+        if not identities.identical(("+", two, zero), ("*", Fraction(2), one)):
+            return False
+        if not (identities.constant(slope) or identities.constant(zero)):
+            return False
+        roots.append(("/", zero, slope))
+    return identities.identical(*roots)
+
+
+# Floors of integers.
+
+
+def _same_on_integers(left: Node, right: Node, names: set[str]) -> bool:
+    """Quasi-polynomials are equal if they agree often enough in every residue class."""
+    if len(names) != 1 or not names <= _INTEGER_LETTERS:
+        return False
+    name = next(iter(names))
+    shapes = [_period_and_degree(tree, name) for tree in (left, right)]
+    if None in shapes:
+        return False
+    (period, degree), (other, other_degree) = shapes  # type: ignore[misc]
+    points = math.lcm(period, other) * (max(degree, other_degree) + 1)
+    if points > _MAX_POINTS:
+        return False
+    machine = Machine()
+    return all(
+        machine.value(left, {name: Fraction(n)}) == machine.value(right, {name: Fraction(n)})
+        for n in range(points)
+    )
+
+
+def _period_and_degree(tree: Node, name: str) -> tuple[int, int] | None:
+    """The period of the coefficients and the degree, or None for other functions."""
+    if not isinstance(tree, tuple):
+        return 1, int(tree == name)
+    operator, *operands = tree
+    if operator in (r"\lfloor", r"\lceil"):
+        slope = _slope(operands[0], name)
+        return None if slope is None else (slope.denominator, 1)
+    if operator == "mod":
+        slope, modulus = _slope(operands[0], name), operands[1]
+        whole = isinstance(modulus, Fraction) and modulus.denominator == 1 and modulus > 0
+        return (int(modulus * slope.denominator), 0) if slope is not None and whole else None
+    if operator == "^" and operands[0] == ("neg", Fraction(1)):
+        slope = _slope(operands[1], name)
+        return (2, 0) if slope is not None and slope.denominator == 1 else None
+    shapes = [_period_and_degree(operand, name) for operand in operands]
+    if None in shapes:
+        return None
+    period = math.lcm(*(shape[0] for shape in shapes if shape))
+    degrees = [shape[1] for shape in shapes if shape]
+    if operator in ("+", "neg"):
+        return period, max(degrees)
+    if operator == "*":
+        return period, sum(degrees)
+    if operator == "/" and isinstance(operands[1], Fraction):
+        return shapes[0]
+    if operator == "^" and isinstance(operands[1], Fraction) and operands[1].denominator == 1:
+        return (period, degrees[0] * int(operands[1])) if 0 <= operands[1] <= 20 else None
+    return None
+
+
+def _slope(tree: Node, name: str) -> Fraction | None:
+    """a of a n + b with rational a and b and nothing else in it."""
+    nodes = [node for node in _nodes(tree) if isinstance(node, tuple)]
+    if any(node[0] not in ("+", "neg", "*", "/") for node in nodes):
+        return None
+    values = [Machine().value(tree, {name: Fraction(k)}) for k in range(3)]
+    if not all(isinstance(value, Fraction) for value in values):
+        return None
+    zero, one, two = values
+    return one - zero if two - one == one - zero else None
+
+
+def _nodes(tree: Node) -> list[Node]:
+    if not isinstance(tree, tuple):
+        return [tree]
+    return [tree, *(node for operand in tree[1:] for node in _nodes(operand))]
+
+
+# Sums up to a letter.
+
+
+def _is_sum_of(total: Node, closed: Node) -> bool:
+    """Whether closed(n) - closed(n - 1) is the last summand, and the sums up to the first agree."""
+    if not (isinstance(total, tuple) and total[:2] == ("series", r"\sum")):
+        return False
+    _, _, index, low, high, body = total
+    if not (isinstance(high, str) and isinstance(low, Fraction)) or high in variables(body):
+        return False
+    before = substitute(closed, {high: ("+", high, Fraction(-1))})
+    step = ("+", closed, ("neg", before))
+    first = substitute(closed, {high: low})
+    return same_value(step, substitute(body, {index: high})) and same_value(
+        first, substitute(body, {index: low})
+    )
