@@ -19,7 +19,7 @@ HOUSE = {
     "policy": ["decoder", "page_kernels", "attention", "sharding", "hf_config", "hf_layout",
                "weights", "gguf"],
     "rewards.equality": ["vocabulary", "unicode", "latex", "trees", "numerals", "expression",
-                         "applications", "units", "qualifiers", "forms", "reading", "evaluator",
+                         "evaluator", "applications", "units", "qualifiers", "forms", "reading",
                          "finite_field", "exponentials", "identities", "same_value", "real_sets",
                          "lists", "relations", "rules", "by_math_verify"],
     "rewards": ["grader", "extract", "fast_path", "guard", "worker", "pool", "math_grader",

@@ -20,6 +20,7 @@ _HEAVY = re.compile(r"\\(?:i*int|lim|sum|prod|det|nabla|partial|frac\{d)(?![A-Za
 _MAX_SYMBOLIC_LENGTH = 200  # its parser takes a CPU-second for 500 strange characters
 _BIG_POWER = re.compile(r"\^\s*\{?\s*-?\d{4,}")
 _TOWER = re.compile(r"\^\s*(?:\{[^{}^]*|\(?[^\s{}^]{1,3})\^")
+_SMALL_POWER = re.compile(r"(?<=[a-z])\^(?:\{[1-9]\}|[1-9](?!\d))")  # e^{-x^2} is no tower
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{\w*\}")
 _DUMMY = re.compile(r"(?:_\s*\{?\s*|d)([a-zA-Z])")
 _LETTER = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
@@ -45,7 +46,8 @@ def too_heavy_for_sympy(answer: str, gold: str) -> bool:
     """Length, towers, nested factorials, and calculus with letters that the gold lacks."""
     if len(answer) > max(_MAX_SYMBOLIC_LENGTH, 2 * len(gold)):
         return True
-    if _BIG_POWER.search(answer) or _TOWER.search(answer) or answer.count("!") > 1:
+    tower = _TOWER.search(_SMALL_POWER.sub("", answer))
+    if tower or _BIG_POWER.search(answer) or answer.count("!") > 1:
         return True
     if not _HEAVY.search(answer):
         return False

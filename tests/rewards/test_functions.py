@@ -59,6 +59,14 @@ n(n+1) ~ n^2+n
 x(x-1) ~ x^2-x
 |x-y| ~ |y-x|
 n!! ~ n!!
+n-2\lfloor n/2\rfloor ~ \frac{1-(-1)^n}{2}
+|xy| ~ |x||y|
+\frac{\sin 2x}{2} ~ \sin x\cos x
+3 ~ 3\,\mu\text{m}
+3 ~ 3\,\mathrm{\mu m}
+3 ~ 3\ \text{μm}
+x^{2} ~ x^２
+a-b ~ a–b
 """
 
 DIFFERENT = r"""
@@ -93,6 +101,31 @@ a_1 ~ a_2
 A\to B ~ B\to A
 \Re(z) ~ \Im(z)
 AB\parallel CD ~ AB\perp CD
+1 ~ \lim_{n\to\infty}\frac{n}{2n+1}
+\lfloor x+\frac12\rfloor ~ \lfloor x\rfloor
+\lceil x\rceil ~ \lfloor x\rfloor+1
+|x|+|y| ~ |x+y|
+\sqrt{x^2+y^2} ~ x+y
+\Gamma(n+1) ~ n!
+\log x ~ \ln x
+f(f(x)) ~ f(x)^2
+a_{n} ~ a^{n}
+f''(x) ~ f'(x)
+AB-CD ~ AB+CD
+A-B ~ B-A
+\triangle ABC ~ \triangle ACB
+\Theta(n) ~ \theta(n)
+2k\pi ~ k\pi
+\frac{\pi}{4}+k\pi ~ \frac{\pi}{4}+2k\pi
+\frac{\pi}{4}+k\pi ~ -\frac{\pi}{4}+k\pi
+\vec{AB} ~ \vec{BA}
+\hat{i} ~ \hat{j}
+3\hat{i}+4\hat{j} ~ 7
+\frac{d^2y}{dx^2} ~ \frac{dy}{dx}
+\frac{\partial f}{\partial x} ~ \frac{\partial f}{\partial y}
+p\land q ~ p\lor q
+p \implies q ~ q \implies p
+A\times B ~ A+B
 """
 
 

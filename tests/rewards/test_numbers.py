@@ -172,6 +172,44 @@ e^{\ln 5} ~ 5
 \frac{12}{5} ~ {12 \over 5}
 \frac{12}{5} ~ 12 \over 5
 15 ~ 5!!
+1 ~ \int_0^\infty e^{-x}dx
+\sqrt{\pi} ~ \int_{-\infty}^{\infty} e^{-x^2}dx
+1 ~ \int_1^\infty \frac{1}{x^2}\,dx
+\frac{\pi^2}{6} ~ \sum_{n=1}^\infty \frac{1}{n^2}
+1010_2 ~ 10
+\sqrt{2} ~ \sqrt2 \approx 1.414
+\frac56 ~ \frac{5}{6}\approx 0.83
+2^n ~ 2^n \text{ for all positive integers } n
+x = 2k\pi ~ x=2k\pi, \text{ where } k \text{ is any integer}
+3 ~ 3\ \Omega
+3 ~ 3\ \mathrm{\Omega}
+0.5 ~ ０．５
+5 ~ ５
+\frac{3}{4} ~ ¾
+\frac{1}{3} ~ ⅓
+1\frac12 ~ 1½
+10^{23} ~ 10²³
+-2 ~ ‒2
+\pi/2 ~ π∕2
+0.\overline{12} ~ \frac{4}{33}
+\frac{4}{33} ~ 0.\dot{1}\dot{2}
+\frac{1}{3} ~ 0.\bar{3}
+\frac{1}{3} ~ 0.\overline3
+\frac{1}{3} ~ 0.333\overline{3}
+\frac13 ~ .\overline{3}
+3e8 ~ 3\cdot10^{8}
+3e8 ~ 3.00\times 10^8
+3e8 ~ 300,000,000
+1.6e-19 ~ 1.6E-19
+1.6e-19 ~ 1.6e{-19}
+1.6e-19 ~ 1.6\times 10^-19
+1.6e-19 ~ 1.6 x 10^-19
+1.6e-19 ~ 1.6 x 10^(-19)
+1.6e-19 ~ 1.6*10^-19
+1e8 ~ 10^8
+1e8 ~ 10^{8}
+5e-7 ~ 0.0000005
+2e-3 ~ 2e-03
 """
 
 DIFFERENT = r"""
@@ -227,6 +265,30 @@ DIFFERENT = r"""
 120 ~ 5!!
 5 ~ 5^*
 5\# ~ 5
+2 ~ \int_0^\infty e^{-x}dx
+5 ~ 5-7
+777_8 ~ 777_9
+12_{10} ~ 12_5
+\Phi ~ \phi
+10! ~ 10
+5\% ~ 5
+5 ~ 5‰
+5 ~ 5 !
+5 ~ \not 5
+5 ~ \cancel{5}
+5 ~ \sout{5}
+7 ~ 7_{?}
+7 ~ 7^{*}
+7 ~ 7\dagger
+7 ~ 7\quad 8
+7 ~ 7/1/2
+7 ~ 7\\8
+7 ~ 7\vee 8
+7 ~ 7\hspace{1cm}8
+7 ~ 7 \approx 8
+8 ~ 7 \approx 8
+1.414 ~ \sqrt2 \approx 1.414
+7 ~ 8 \approx 7
 """
 
 

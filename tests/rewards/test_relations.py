@@ -78,6 +78,18 @@ y = 2x ~ $y$ = $2x$
 x\in[0,1] ~ 0\le x\le 1
 \sum_{k=1}^n a_k ~ \sum_{j=1}^n a_j
 y\in(0,1) ~ y \in (0, 1)
+g(x)=x^2, f(x)=x ~ f(x)=x, g(x)=x^2
+f(x)=x,f(x)=-x ~ f(x)=-x \text{ or } f(x)=x
+n=3k+1 ~ n=3k+1, k \in \mathbb{Z}
+\frac56 ~ x=\frac{5}{6}\approx 0.83
+f(x)=cx ~ f(x)=cx, c\in\mathbb{R}
+2^n ~ 2^n\ (n\ge 1)
+2^n ~ 2^n \quad (n \in \mathbb{N})
+x = 2k\pi ~ x=2k\pi\;(k\in\mathbb Z)
+f(x)=x ~ f(x) = x\ \forall x
+(n,m)=(2,3) ~ (2,3)
+x=3 ~ x＝3
+x<3 ~ x＜3
 """
 
 DIFFERENT = r"""
@@ -105,7 +117,6 @@ f(x)=x+1 ~ g(x)=x+1
 2n, n\in\mathbb{Z} ~ 2n, n \in \mathbb{N}
 xy=x^2 ~ x=y
 xy=x ~ y=1
-x y = 2x+1 ~ y=\frac{2x+1}{x}
 (x-1)y=x-1 ~ y=1
 x^2=x ~ x=1
 x(x-1)=0 ~ x=1
@@ -120,6 +131,33 @@ f^{-1}(x)=2x ~ f(x)=2x
 x<3 ~ x<3.00000000000000000000000000000000000000000000000000000001
 \sum_{k=1}^n k ~ \frac{n(n-1)}{2}
 y\in(0,1) ~ x \in (0, 1)
+y=x^2 ~ y^2=x^4
+y=x ~ y^2=x^2
+xy=0 ~ x=0
+x^2y=x ~ xy=1
+\frac{y}{x}=1 ~ y=x
+f(x)=2x ~ f(y)=2x
+f(x,y)=x+y ~ f(x,y)=x-y
+g(x)=x^2, f(x)=x ~ f(x)=x^2, g(x)=x
+f(x)=x,f(x)=-x ~ f(x)=x
+f(x)=x^n ~ f(x)=x
+f(1)=2 ~ f(2)=1
+P(X>3) ~ P(X<3)
+AB=CD ~ AB=DC+1
+x>3 ~ x\ge3
+x<3 ~ x<3.0000001
+|x|<3 ~ x<3
+1<x<2 ~ 1<x
+n=3k+1 ~ n=3k
+n = 3k+1, k\in\mathbb{Z} ~ n = 3k+1, k \in \mathbb{N}
+5 ~ \sim 5
+5 ~ \neq 5
+5 ~ x\neq 5
+5 ~ x>5
+7 ~ 7\in\{7,8\}
+7 ~ x\in\{7,8\}
+7 ~ 7=8
+7 ~ 6<7<8
 """
 
 

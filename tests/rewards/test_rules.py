@@ -25,6 +25,19 @@ from dars_jax.rewards.fast_path import decide
         (r"\boxed{\left\{1\right.}", r"\left\{1\right."),
         (r"\boxed{5} as a \boxed answer", "5"),
         (r"\boxed{5} but then \boxed{6", None),
+        # one list: nothing but joiners stand between
+        (r"\boxed{1} and \boxed{2}", "1, 2"),
+        (r"$\boxed{x=1}$, $\boxed{x=2}$ and $\boxed{x=3}$.", "x=1, x=2, x=3"),
+        (r"\boxed{1}\quad\boxed{2}", "1, 2"),
+        (r"$\boxed{(1,2)} \text{ and } \boxed{(3,4)}$", "(1,2), (3,4)"),
+        (r"\boxed{1} or \boxed{2}", "1, 2"),
+        # no list: a correction, a new paragraph, the same box again, a box in a box
+        (r"\boxed{1}, no, \boxed{2}", "2"),
+        ("\\boxed{1},\n\n\\boxed{2}", "2"),
+        (r"\boxed{5}, that is, \boxed{5}", "5"),
+        (r"\boxed{5}, \boxed{5}", "5"),
+        (r"\boxed{7}\boxed{8}", "8"),
+        (r"\boxed{\boxed{8} 7}", "8"),
         (r"\boxed{}", ""),
         ("the answer is 5", None),
         ("", None),
@@ -52,6 +65,16 @@ def test_extraction_is_linear():
     # Quadratic scanning would take minutes on these.
     for bomb in ("\\boxed{" * 200_000, "{" * 1_000_000, "\\" * 1_000_000, "\\boxed " * 200_000):
         assert last_box(bomb) is None
+
+
+def test_a_list_of_boxes_is_found_in_linear_time():
+    assert last_box("\\boxed{1}, " * 100_000 + "\\boxed{2}").count(",") == 100_000
+
+
+def test_two_solutions_boxed_apart_are_both_needed(grader):
+    responses = [r"\boxed{x=1} and \boxed{x=2}", r"\boxed{x=1} or \boxed{x=2}", r"\boxed{x=2}"]
+    assert [g.reward for g in grader.grade(responses, ["1,2"] * 3)] == [1.0, 1.0, 0.0]
+    assert [g.reward for g in grader.grade(responses, ["2"] * 3)] == [0.0, 0.0, 1.0]
 
 
 def test_any_accepted_form_counts(grader):

@@ -43,6 +43,14 @@ C ~ \textbf{(C)}\ 12
 C ~ \text{C) }12
 (C) ~ C
 $a=1$ and $b=2$ ~ a=1, b=2
+cx ~ cx \text{ for any constant } c
+A ~ A)
+A ~ A.
+A ~ (A)\ \frac{1}{2}
+A ~ A:\ \frac12
+A ~ \textbf{A)}\ 5
+A ~ \mathrm{(A)}~5\text{ cm}
+A ~ \text{(A) } 5 \text{ cm}
 """
 
 DIFFERENT = r"""
@@ -85,6 +93,24 @@ n \bmod 3 ~ n
 $a$ or not $b$ ~ $a$ or $b$
 the maximum is $3$ at $x=1$ ~ 3
 \int_0^x t\,dt ~ x
+x^2 ~ x\text{ squared}
+n-2\lfloor n/2\rfloor ~ n
+x \bmod 5 ~ x
+\arcsin(\sin x) ~ x
+x' ~ x
+A^{-1} ~ A
+A^T ~ A
+AB\to CD ~ ABCD
+$x=1$ or not ~ x=1
+$x=1$ unless $y=2$ ~ x=1, y=2
+\text{no} ~ \text{no, yes}
+\text{yes} ~ \text{yes or no}
+\text{True} ~ \text{not true}
+\nabla f ~ f
+\bar{x} ~ x
+\overline{z} ~ z
+z^* ~ z
+\neg p ~ p
 """
 
 

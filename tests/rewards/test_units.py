@@ -81,6 +81,30 @@ k\pi, k\in\mathbb{Z} ~ k\pi\ (k\text{ an integer})
 0.25 ~ .25\text{ in}
 52_8 ~ 52_{\text{eight}}
 30^\circ 15' ~ 30.25^\circ
+12 ~ 12\text{ cm}
+5 ~ 5\text{ cm squared}
+100\pi ~ 100\pi \approx 314\text{ cm}
+\frac{n}{2} ~ \frac n2 \text{ where } n \text{ is even}
+x = 2k\pi ~ x=2k\pi \text{ with } k\in\mathbb{Z}
+f(x)=x ~ f(x)=x \text{ for all real } x
+f(n)=n+1 ~ f(n)=n+1 \text{ for every } n \in \mathbb{Z}
+3 ~ 3\ \mathrm{kg\,m^{-3}}
+3 ~ 3\,\mathrm{m\,s^{-1}}
+3 ~ 3\,\mathrm{eV}
+3 ~ 3~\text{dB}
+3 ~ 3 \text{ km/s/Mpc}
+3 ~ 3 \mathrm{~cm}^{3}
+3 ~ 3\,\mathrm{ms}
+3 ~ 3 \text{ nm}
+3 ~ 3 \text{ rad/s}
+3 ~ 3 \text{ g/mol}
+3 ~ 3^{\circ}
+3 ~ 3\,^\circ\text{C}
+3 ~ 3\text{ °C}
+3 ~ 3\text{ degrees Celsius}
+3e8 ~ 3\times10^{8}\,\mathrm{m/s}
+1.6e-19 ~ 1.6 \times 10^{-19} \text{ C}
+2e3 ~ 2e3\text{ kg}
 """
 
 DIFFERENT = r"""
@@ -121,6 +145,22 @@ x=5 ~ x=5 \text{ for all } y
 21\text{ dogs} ~ 21\text{ cats}
 7 ~ $7$ or not
 30^\circ 15' ~ 30^\circ 15''
+12 ~ 12\text{ or so}
+12 ~ \text{roughly }12
+5 ~ 5\text{ percent}
+5 ~ 5\text{ thousand}
+5 ~ 5\text{ hundred}
+5 ~ 5\text{ pairs of } 2
+5 ~ 5\text{ to } 7
+5 ~ 5\text{th}
+5 ~ 5\text{ more than }x
+5 ~ 5\text{ each}
+5 ~ 5\text{ total}
+5 ~ 5\text{ plus tax}
+5 ~ 5\text{ squared cm}
+25 ~ 5\text{ squared}
+30^\circ 15' ~ 30^\circ
+7 ~ 8\text{ (not 7)}
 """
 
 

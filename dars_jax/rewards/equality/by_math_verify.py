@@ -69,9 +69,12 @@ def equivalent(gold: str, answer: str) -> bool:
     """
     if not any(_CALCULUS.search(text) for text in (gold, answer)):
         return False
-    values = [_constant(text) for text in (gold, answer)]
-    if None in values:
-        return False
+    values = []
+    for text in (gold, answer):
+        value = _constant(text)
+        if value is None:
+            return False
+        values.append(value)
     first, second = (mpmath.mpmathify(sympy.N(value, _DIGITS)) for value in values)
     return abs(first - second) <= mpmath.mpf(10) ** (10 - _DIGITS) * max(abs(first), abs(second))
 
@@ -79,11 +82,11 @@ def equivalent(gold: str, answer: str) -> bool:
 def _constant(text: str) -> sympy.Expr | None:
     """The closed form of a text; None if sympy knows none, or if letters are left."""
     found = parse(f"${text}$", _CONFIG, fallback_mode="no_fallback", parsing_timeout=None)
-    if not found or not isinstance(found[0], sympy.Expr):
+    if not found or not isinstance(found[0], sympy.Expr) or found[0].free_symbols:
         return None
     value = found[0].doit()
     open_forms = (sympy.Integral, sympy.Limit, sympy.Sum, sympy.Product, sympy.Derivative)
-    if value.free_symbols or value.has(*open_forms, sympy.zoo, sympy.nan, sympy.oo):
+    if value.has(*open_forms, sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
         return None
     return value
 

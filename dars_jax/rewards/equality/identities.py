@@ -217,7 +217,8 @@ class _Model(Exponentials):
         """A named function, a remainder: equal arguments give equal values, and nothing else."""
         key = [o if isinstance(o, str) and i == 0 and operator == "call" else self.value(o)
                for i, o in enumerate(operands)]  # fmt: skip
-        return self.random(operator, key)
+        # A named function is as unknown as a letter is: another one at every point.
+        return self.random(operator, key, self.point if operator == "call" else None)
 
     def series(self, _: str, kind: str, index: str, low: Node, high: Node, body: Node) -> Element:
         ends = self.rational(low), self.rational(high)

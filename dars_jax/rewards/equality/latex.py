@@ -35,7 +35,7 @@ _MIXED = re.compile(r"(?<![\d.])(\d+) +(\d+) */ *(\d+)(?!\d)")
 # Euler's number: 2e-3x, 2e-3\pi.
 _SCIENTIFIC = re.compile(
     r"(?<![\w.\\])(\d+(?:\.\d*)?|\.\d+)"
-    r"(?:[eE]([+-]?\d+)|\s*\\(?:text|mathrm|textrm)\{\s*(?:[eE]\s*\}\s*(\+?\d+|\{\s*[+-]?\d+\s*\})"
+    r"(?:[eE]([+-]?\d+)|[eE]\{([+-]?\d+)\}|\s*\\(?:text|mathrm|textrm)\{\s*(?:[eE]\s*\}\s*(\+?\d+|\{\s*[+-]?\d+\s*\})"
     r"|E\s*\}\s*(-\d+)))(?![\dA-Za-z^(]|\.\d|\s*(?:[/*^!]|\\(?:pi|sqrt|frac|cdot|times)))"
 )
 _TIMES_X = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")  # 4.5 x 10^33
@@ -62,8 +62,8 @@ _SYNONYMS = {
     "!=": r"\ne", ":=": "=", r"\cdot": "*", r"\times": "*", r"\ast": "*", "**": "^", r"\div": "/",
     r"\%": "%", r"\colon": ":", r"\vert": "|", r"\lvert": "|", r"\rvert": "|",
     r"\mid": "|", r"\lbrace": r"\{", r"\rbrace": r"\}", r"\lbrack": "[", r"\rbrack": "]",
-    r"\varnothing": r"\emptyset", r"\land": '"and', r"\wedge": '"and',
-    r"\lor": '"or', r"\vee": '"or', r"\$": '"dollar', r"\euro": '"euro', r"\pounds": '"pound',
+    r"\varnothing": r"\emptyset", r"\wedge": r"\land", r"\vee": r"\lor", r"\$": '"dollar',
+    r"\euro": '"euro', r"\pounds": '"pound',
     r"\backslash": r"\setminus", r"\arg": "arg", r"\_": "_", r"\&": '"and',
     r"\reals": "ℝ", r"\R": "ℝ", r"\lg": r"\log", r"\varphi": r"\phi", r"\varepsilon": r"\epsilon",
     r"\rightarrow": r"\to", r"\sp": "^", r"\sb": "_", r"\lparen": "(",

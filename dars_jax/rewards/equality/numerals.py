@@ -10,7 +10,7 @@ from dars_jax.rewards.equality.trees import Node, Unreadable
 
 _BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8,
                "nine": 9, "ten": 10, "twelve": 12, "sixteen": 16}  # fmt: skip
-_REPEATING = (r"\overline", r"\dot")
+_REPEATING = (r"\overline", r"\bar", r"\dot")
 _DIGITS = frozenset("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
@@ -121,6 +121,8 @@ class Numerals:
         if braced:
             self.take("}")
         base = _BASE_WORDS.get(token.lstrip(WORD)) or (int(token) if token.isdigit() else 0)
+        if not 2 <= base <= 36:
+            raise Unreadable(f"base {token}")
         try:
             whole, _, rest = digits.lower().partition(".")
             return Fraction(int(whole + rest, base), base ** len(rest))

@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import TypeGuard
 
 from dars_jax.rewards.equality import expression, units
+from dars_jax.rewards.equality.evaluator import Machine, as_float, is_real
 from dars_jax.rewards.equality.forms import (
     Cases,
     Congruence,
@@ -24,7 +25,7 @@ from dars_jax.rewards.equality.forms import (
     scaled,
 )
 from dars_jax.rewards.equality.latex import WORD
-from dars_jax.rewards.equality.trees import Node, Unreadable
+from dars_jax.rewards.equality.trees import Node, Unreadable, variables
 
 _OPEN = {"(": 1, "[": 1, "{": 1, r"\{": 1, r"\lfloor": 1, r"\lceil": 1, r"\begin": 1,
          r"\langle": 1}  # fmt: skip
@@ -39,16 +40,19 @@ _DOTS = (r"\ldots",)
 _SET_OPERATORS = {r"\cup": "union", r"\cap": "intersection", r"\setminus": "minus"}
 _SET_NAMES = {"ℝ": "reals", r"\emptyset": "empty"}
 _MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "smallmatrix", "array"])
-_CONDITION_WORDS = frozenset(['"if', '"for', '"when', '"where', ",", r"\quad"])
+_CONDITION_WORDS = frozenset(['"if', '"for', '"when', '"where', '"is', ",", "."])
 _MAX_ITEMS = 64
 _MAX_CELLS = 100
 
 
 def read(tokens: Tokens) -> Form:
     """The form of an answer.  Raises Unreadable, or TooMany."""
-    tokens = unwrap(tokens)
+    tokens = _without_rounding(unwrap(tokens))
     if not tokens:
         raise Unreadable("nothing")
+    if RELATIONS & set(tokens):  # x > 1 \land x < 3; p \land q is no list
+        words = {r"\land": '"and', r"\lor": '"or'}
+        tokens = tuple(words.get(token, token) for token in tokens)
     if sum(token in _MODULO for token in tokens) == 1 and (
         r"\equiv" in tokens or r"\pmod" in tokens
     ):
@@ -122,10 +126,26 @@ def unwrap(tokens: Tokens) -> Tokens:
     """Drops braces round everything and words that only introduce."""
     while len(tokens) >= 2 and tokens[0] == "{" and _closes_at(tokens, 0) == len(tokens) - 1:
         tokens = tokens[1:-1]
-    exact, *rounded = split(tokens, frozenset([r"\approx"]))
-    if rounded:  # 5/6 \approx 0.83 says 5/6, x \approx 5 says 5
-        return exact if any(is_number(token) for token in exact) else rounded[0]
     return tokens
+
+
+def _without_rounding(tokens: Tokens) -> Tokens:
+    r"""5/6 \approx 0.83 says 5/6, if that is how 5/6 is rounded; x \approx 5 says 5."""
+    exact, *rounded = split(tokens, frozenset([r"\approx"]))
+    if not rounded:
+        return tokens
+    if not any(is_number(token) or token in (r"\pi", "e") for token in exact):
+        return rounded[0]
+    sides = split(exact, frozenset(["="]))
+    value, digits = (units.strip(side)[0] for side in (sides[-1], rounded[-1]))
+    tree = expression.parse(value)
+    if variables(tree) or not is_number(digits[-1]) or digits[:-1] not in ((), ("-",)):
+        raise Unreadable("an approximation of what is no number")
+    step = Fraction(1, 10 ** len(digits[-1].partition(".")[2]))
+    error = Machine().value(("+", tree, ("neg", expression.parse(digits))), {})
+    if not is_real(error) or abs(as_float(error)) >= as_float(step):
+        raise Unreadable("an approximation that is none")
+    return exact
 
 
 def _closes_at(tokens: Tokens, start: int) -> int:
@@ -147,7 +167,7 @@ def _read_item(tokens: Tokens) -> tuple[Form, ...]:
 
 
 def _read_one(tokens: Tokens) -> Form:
-    tokens = unwrap(tokens)
+    tokens = _without_rounding(unwrap(tokens))
     if not tokens:
         raise Unreadable("an empty item")
     if is_prose(tokens):

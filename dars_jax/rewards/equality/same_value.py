@@ -53,9 +53,10 @@ def proportional(left: Node, right: Node, *, positive: bool) -> bool:
 def same_solution(left: Node, right: Node) -> bool:
     """Whether left = 0 and right = 0 have the same solutions, as x y = 1 and y = 1/x have.
 
-    Both are to be linear in some letter, A y + B = 0.  Then y = -B/A says the same where A is not
-    zero; and where it is, the polynomial has no solution either if A or B is a constant other
-    than 0.  x y = x^2 is not y = x: A = x and B = -x^2 vanish together.
+    Both are to be linear in some letter, A y + B = 0, one of them a polynomial and the other as
+    well or solved.  Then y = -B/A says the same where A is not zero; and where it is, the
+    polynomial has no solution either if A or B is a constant other than 0.  x y = x^2 is not
+    y = x: A = x and B = -x^2 vanish together.
     """
     return any(_same_root(left, right, name) for name in variables(left) & variables(right))
 
@@ -174,15 +175,33 @@ def _same_sign(left: Node, right: Node) -> bool:
 
 def _same_root(left: Node, right: Node, name: str) -> bool:
     roots = []
-    for tree in (left, right):
+    polynomials = [_is_polynomial(tree) for tree in (left, right)]
+    if not any(polynomials):
+        return False
+    for tree, polynomial in zip((left, right), polynomials, strict=True):
         zero, one, two = (substitute(tree, {name: Fraction(k)}) for k in range(3))
         slope = ("+", one, ("neg", zero))
         if not identities.identical(("+", two, zero), ("*", Fraction(2), one)):
             return False
-        if not (identities.constant(slope) or identities.constant(zero)):
+        solved = identities.constant(slope)
+        if not solved and not (polynomial and identities.constant(zero)):
             return False
         roots.append(("/", zero, slope))
     return identities.identical(*roots)
+
+
+def _is_polynomial(tree: Node) -> bool:
+    """Whether nothing is divided by letters: y/x = 1 has no solution with x = 0, and y = x has."""
+    if not isinstance(tree, tuple):
+        return True
+    operator, *operands = tree
+    if operator in ("/", "^") and variables(operands[1]):
+        return False
+    if operator == "^":
+        power = operands[1]
+        whole = isinstance(power, Fraction) and power.denominator == 1 and power >= 0
+        return whole and _is_polynomial(operands[0])
+    return operator in ("+", "neg", "*", "/") and all(map(_is_polynomial, operands))
 
 
 # Floors of integers.

@@ -8,7 +8,8 @@ import re
 import unicodedata
 
 _SIGNS = {
-    "−": "-", "–": "-", "‐": "-", "‑": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
+    "−": "-", "–": "-", "‒": "-", "‐": "-", "‑": "-",
+    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
     "∙": r"\cdot ", "∗": "*", "÷": r"\div ", "⁄": "/", "∕": "/", "√": r"\sqrt ", "∛": r"\sqrt[3]",
     "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ",
     "≡": r"\equiv ", "≈": r"\approx ", "∼": r"\sim ", "±": r"\pm ", "∓": r"\mp ",
