@@ -4,6 +4,7 @@ Imports little at the top, so that a mistake on the command line shows at once.
 """
 
 import contextlib
+import fcntl
 import itertools
 import os
 import sys
@@ -41,6 +42,23 @@ def one_line_errors() -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         fail(str(error))
+
+
+@contextlib.contextmanager
+def alone(workdir: Path, who: str) -> Iterator[None]:
+    """Lets one process into a working directory; the lock goes with it, however it ends.
+
+    Raises:
+      ValueError: another one is there.
+    """
+    with open(workdir / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another {who} is at work in --workdir {workdir}: wait, or take another"
+            ) from None
+        yield
 
 
 @contextlib.contextmanager

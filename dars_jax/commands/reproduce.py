@@ -8,7 +8,6 @@ last bits, so one thread makes them the same on any number of cores.
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import runpy
@@ -92,7 +91,9 @@ def reproduce(root: Path, options: Options) -> int:
     Args:
       root: of the checkout, with configs/ and launch/.
     """
-    with cli.one_line_errors(), _alone(options.workdir):
+    with cli.one_line_errors(), contextlib.ExitStack() as stack:
+        options.workdir.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(cli.alone(options.workdir, "reproduction"))
         jobs = [_job(root, options.workdir, trial) for trial in options.trials()]
         failed = _run_all(jobs, options)
         if failed:
@@ -101,19 +102,6 @@ def reproduce(root: Path, options: Options) -> int:
         for file in write_report(options):
             print(file)
     return 0
-
-
-@contextlib.contextmanager
-def _alone(workdir: Path) -> Iterator[None]:
-    workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"--workdir {workdir}: another reproduction is at work there"
-            ) from None
-        yield
 
 
 def _job(root: Path, workdir: Path, trial: Trial) -> _Job:
@@ -226,5 +214,5 @@ def write_report(options: Options) -> list[Path]:
     directory = options.workdir / "report"
     written = page.write(directory, "report", paper.blocks(reproduction))
     content: dict[str, Any] = paper.to_json(reproduction)
-    page.replace(directory / "report.json", (json.dumps(content, indent=1) + "\n").encode())
+    page.replace(directory / "report.json", (json.dumps(content) + "\n").encode())
     return [*written, directory / "report.json"]

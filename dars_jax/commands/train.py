@@ -1,10 +1,8 @@
 """Training as a command; what launch/tpu_run.py does, as a function a notebook can call."""
 
 import contextlib
-import fcntl
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from dars_jax import distributed
@@ -23,7 +21,8 @@ def train(config: ConfigDict, workdir: Path, processes: distributed.Address | No
     """Trains, prints a summary on standard output, returns the exit code."""
     with startup.together(processes, workdir), contextlib.ExitStack() as stack:
         with cli.one_line_errors():
-            stack.enter_context(_alone(workdir))
+            if distributed.is_first():
+                stack.enter_context(cli.alone(workdir, "trainer"))
         return _train(config, workdir)
 
 
@@ -76,23 +75,3 @@ def _summarize(config: ConfigDict, workdir: Path, before: Report, after: Report)
         print(f"  Pass@{k:<4} {g.before:.3f} -> {g.after:.3f}  {g.after - g.before:+.3f}  "
               f"({low:+.3f} to {high:+.3f})")  # fmt: skip
     print(f"Pass@1 before {before.avg:.3f}, after {after.avg:.3f}")
-
-
-@contextlib.contextmanager
-def _alone(workdir: Path) -> Iterator[None]:
-    """Lets one trainer into a working directory; the lock goes with its process, however it ends.
-
-    Raises:
-      ValueError: another one is there.
-    """
-    if not distributed.is_first():
-        yield
-        return
-    with open(workdir / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another trainer is at work in --workdir {workdir}: wait, or take another"
-            ) from None
-        yield

@@ -131,7 +131,9 @@ def test_when_it_is_stopped_its_runs_are_asked_to_save(root, tmp_path, monkeypat
     while len(list(workdir.glob("*/*/hangs"))) < 2 and process.poll() is None:
         time.sleep(0.1)
     second = command(root, workdir)
-    assert second.communicate(timeout=60)[1].count("another reproduction is at work there") == 1
+    assert (
+        second.communicate(timeout=60)[1].count("another reproduction is at work in --workdir") == 1
+    )
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143
