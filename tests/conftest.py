@@ -28,7 +28,8 @@ hypothesis.settings.load_profile("suite")
 
 
 # Files are dealt to the processes of `pytest -n` in this order: the longest must not come last.
-LONG_FIRST = ("training", "tpu", "learner", "policy", "commands", "engine", "rollout")
+LONG_FIRST = ("training", "tpu", "learner", "policy", "commands", "engine", "rollout", "rewards",
+              "setup")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

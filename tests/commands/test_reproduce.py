@@ -62,10 +62,7 @@ def test_runs_are_done_once_and_more_can_be_added(root, tmp_path, capfd):
     assert report["seeds"] == {"grpo": [0, 1], "dars_b": [0, 1]}
     assert len(list((workdir / "grpo" / "seed_0" / "eval").glob("*.jsonl"))) == 2  # compacted
 
-
-def test_a_run_has_one_thread_on_the_cpu_and_a_cache_of_its_own(root, tmp_path):
-    workdir = tmp_path / "work"
-    reproduce.reproduce(root, options(workdir, seeds=1))
+    # one thread on the CPU, and a cache of its own
     said = json.loads((workdir / "grpo" / "seed_0" / "began.txt").read_text())
     assert said == {"NPROC": "1", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": None,
                     "DARS_JAX_CACHE": str(workdir / "cache")}  # fmt: skip

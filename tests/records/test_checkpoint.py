@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dars_jax.commands import train
+from dars_jax.commands import cli
 from dars_jax.records import checkpoint, manifest
 from dars_jax.records.checkpoint import Checkpoints, SaveError
 from dars_jax.types import TrainState
@@ -184,10 +184,10 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(saved):
 
 def test_a_second_trainer_is_refused_until_the_first_has_gone(tmp_path):
     with (
-        train._alone(tmp_path),
+        cli.alone(tmp_path, "trainer"),
         pytest.raises(ValueError, match="another trainer"),
-        train._alone(tmp_path),
+        cli.alone(tmp_path, "trainer"),
     ):
         pass
-    with train._alone(tmp_path):
+    with cli.alone(tmp_path, "trainer"):
         pass

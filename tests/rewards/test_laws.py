@@ -88,9 +88,9 @@ def test_lists_keep_how_often_and_forget_in_which_order(items, rng):
 
 
 def test_rewrites_of_the_drill_are_accepted_and_mutants_refused(grader):
-    rows = list(rewrites.drawn(rewrites.GOLDS, rewrites.REWRITES, 3000, seed=2))
+    rows = list(rewrites.drawn(rewrites.GOLDS, rewrites.REWRITES, 1000, seed=2))
     assert rewrites.judge(grader, rows, right=True) == []
-    mutants = list(rewrites.drawn(rewrites.GOLDS, rewrites.MUTANTS, 3000, seed=2))
+    mutants = list(rewrites.drawn(rewrites.GOLDS, rewrites.MUTANTS, 1000, seed=2))
     accepted = rewrites.judge(grader, mutants, right=False)
     # .125 is 0.125, and that is all that is equal by chance
     assert {(row["gold"], row["answer"]) for row in accepted} <= {("0.125", ".125")}
