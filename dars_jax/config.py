@@ -40,9 +40,15 @@ def defaults() -> ConfigDict:
     c.data.skip_bad_rows = False  # a broken row is an error unless this is set
 
     c.reward = ConfigDict()
-    c.reward.name = "dars_jax.tasks.countdown:check"  # "math", or module:function(response, answer)
-    c.reward.num_workers = 2  # grading processes of "math"
+    # "math", or a function: "package.module:function" or "./file.py:function".
+    c.reward.name = "dars_jax.tasks.countdown:check"
+    c.reward.num_workers = 2  # grading processes
     c.reward.cpu_limit_s = 1.0  # CPU-seconds of one answer, "math" only
+    c.reward.timeout_s = 10.0  # CPU-seconds of one answer; this and what follows: functions only
+    c.reward.memory_gib = 4.0  # of one grading process
+    c.reward.correct_at = 0.5  # a reward from here on counts as right, for allocation and Pass@k
+    c.reward.max_errors = 0  # of a step or an evaluation: more answers that fail end the run
+    c.reward.in_process = False  # call the function in the trainer, without limits
 
     c.rollout = ConfigDict()
     c.rollout.num_prompts = 32  # B, prompts of a step
@@ -118,8 +124,8 @@ def defaults() -> ConfigDict:
 # A resumed run may change these: they do not enter the trajectory (the mesh only by rounding).
 FREE_KEYS = (
     "train.num_steps", "checkpoint.every", "checkpoint.keep", "eval.every", "eval.num_samples",
-    "eval.temperature", "eval.top_p", "reward.num_workers", "data.dir", "rollout.barrier",
-    "rollout.prefixes", "mesh.data", "mesh.fsdp", "mesh.tensor",
+    "eval.temperature", "eval.top_p", "reward.num_workers", "reward.max_errors",
+    "data.dir", "rollout.barrier", "rollout.prefixes", "mesh.data", "mesh.fsdp", "mesh.tensor",
 )  # fmt: skip
 
 
@@ -139,7 +145,9 @@ _RENAMED = {
 # Settings that came later, with the value that runs had before.
 _ADDED = {
     "policy.warmup_steps": 300, "objective.advantage": "mean", "objective.k": 4,
-    "objective.beta": 2.0, "rollout.budget": 0.0,
+    "objective.beta": 2.0, "rollout.budget": 0.0, "reward.timeout_s": 10.0,
+    "reward.memory_gib": 4.0, "reward.correct_at": 0.5, "reward.max_errors": 0,
+    "reward.in_process": False,
 }  # fmt: skip
 
 

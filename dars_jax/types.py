@@ -5,6 +5,7 @@ micro-batch over all devices, M micro-batches (capacity), T tokens of a row, J m
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -21,6 +22,8 @@ class Prompts:
     tokens: tuple[np.ndarray, ...]  # P of int32[length]
     uid: np.ndarray  # int64[P], identity in the data: keys the random streams
     answer: tuple[tuple[str, ...], ...]  # P accepted answers, each a tuple of forms
+    text: tuple[str, ...] = ()  # P, before any chat template; for rewards that ask for it
+    row: tuple[Mapping[str, Any], ...] = ()  # P, the other columns of their rows, likewise
 
     def __len__(self) -> int:
         return len(self.tokens)

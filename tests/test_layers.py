@@ -23,6 +23,7 @@ HOUSE = {
                          "finite_field", "exponentials", "identities", "same_value", "real_sets",
                          "lists", "relations", "rules", "by_math_verify"],
     "rewards": ["grader", "extract", "fast_path", "guard", "worker", "pool", "math_grader",
+                "functions", "function_worker",
                 "function_grader", "__init__", "__main__"],
     "engine": ["kv_cache", "state", "sampler", "decode", "programs", "session",
                "jetstream_engine", "server"],

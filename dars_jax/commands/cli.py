@@ -15,9 +15,12 @@ from typing import Any, NoReturn
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from dars_jax.rewards import GradingError
+
 EXIT_USAGE = 2  # bad command line, configuration, data or directory
 EXIT_DIVERGED = 3  # gradients that are not finite, step after step
 EXIT_NOT_SAVED = 4  # a checkpoint could not be written
+EXIT_REWARD = 5  # the reward failed on an answer
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configuration file, FILE.py or FILE.py:PRESET; --config.section.key=VALUE "
@@ -42,6 +45,15 @@ def one_line_errors() -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         fail(str(error))
+
+
+@contextlib.contextmanager
+def reward_errors() -> Iterator[None]:
+    """Ends the command with its own exit code when the reward fails on an answer."""
+    try:
+        yield
+    except GradingError as error:
+        fail(str(error), EXIT_REWARD)
 
 
 @contextlib.contextmanager

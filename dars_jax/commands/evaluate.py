@@ -48,8 +48,9 @@ def _evaluate(config: ConfigDict, workdir: Path, files: list[Path], output: Path
         params = build.initial_params(parts) if step is None else saved_state.restore(
             parts.plan, workdir, config, step, parts.optimizer, parts.shardings
         ).params  # fmt: skip
+        grader = build.make_grader(parts.plan)
     answers = []
-    with build.make_grader(parts.plan) as grader:
+    with grader, cli.reward_errors():
         params = parts.engine.load_params(params)
         for benchmark in asked:
             file = output / "answers" / f"{benchmark.name}.jsonl"

@@ -24,7 +24,7 @@ from dars_jax.evaluation.benchmarks import Benchmark
 from dars_jax.evaluation.report import Evaluation
 from dars_jax.evaluation.scores import Answers
 from dars_jax.records.progress import Progress
-from dars_jax.rewards import Grader, load_grader
+from dars_jax.rewards import OUTSIDE, Context, Grader, Verdict, load_grader
 
 BATCH = 4096  # responses graded at a time
 SEED = 0  # of the bootstrap
@@ -57,7 +57,7 @@ def evaluate(
         benchmarks = [benchmarks_lib.load(file) for file in files]
         output = output or generations.with_name(generations.stem + "_evaluation")
         grader, name = _grader(config)
-        with grader:
+        with grader, cli.reward_errors():
             evaluation = score(generations, benchmarks, grader, name, output)
     report.write(output, evaluation)
     print(report.to_markdown(evaluation))
@@ -78,7 +78,7 @@ def score(
     count, has_lengths = _check(path, benchmarks, places)
     output.mkdir(parents=True, exist_ok=True)
     where = np.zeros((count, 2), np.int64)
-    reward = np.zeros(count)
+    reward, verdict = np.zeros(count), np.zeros(count, np.int8)
     length, truncated = np.zeros(count, np.int64), np.zeros(count, bool)
     samples: dict[str, int] = {}
     progress, done = Progress("grading"), 0
@@ -86,14 +86,19 @@ def score(
     progress(0, count)
     with partial.open("w") as file:
         for batch in _batches(path, BATCH):
-            golds = [
-                benchmarks[b].examples.rows[p].answer for b, p in (places[g.id] for g in batch)
-            ]
-            grades = grader.grade([g.response for g in batch], golds)
+            rows = [benchmarks[b].examples.rows[p] for b, p in (places[g.id] for g in batch)]
+            contexts = [
+                Context(row.uid, row.prompt, row.others,
+                        finished=None if g.truncated is None else not g.truncated)
+                for g, row in zip(batch, rows, strict=True)
+            ]  # fmt: skip
+            golds = [row.answer for row in rows]
+            grades = grader.grade([g.response for g in batch], golds, contexts)
             for generation, grade in zip(batch, grades, strict=True):
                 sample = samples.get(generation.id, 0)
                 samples[generation.id] = sample + 1
                 where[done], reward[done] = places[generation.id], grade.reward
+                verdict[done] = grade.verdict
                 if has_lengths:
                     assert generation.length is not None
                     length[done], truncated[done] = generation.length, generation.truncated
@@ -106,9 +111,10 @@ def score(
     partial.replace(output / "grades.jsonl")
     answers = []
     for number, benchmark in enumerate(benchmarks):
-        mine = where[:, 0] == number
+        mine = (where[:, 0] == number) & ~np.isin(verdict, OUTSIDE)
         answers.append(
             Answers(len(benchmark.ids), where[mine, 1], reward[mine],
+                    verdict[mine] == Verdict.CORRECT,
                     length[mine] if has_lengths else None,
                     truncated[mine] if has_lengths else None)
         )  # fmt: skip
@@ -119,11 +125,7 @@ def score(
 def _grader(config: ConfigDict | None) -> tuple[Grader, str]:
     if config is None:
         return load_grader("math", num_workers=os.cpu_count() or 1), "math"
-    reward = config.reward
-    if reward.name == "math":
-        settings = {"num_workers": reward.num_workers, "cpu_limit_s": reward.cpu_limit_s}
-        return load_grader("math", **settings), "math"
-    return load_grader(reward.name), reward.name
+    return load_grader(**config.reward), config.reward.name
 
 
 def _places(benchmarks: Sequence[Benchmark]) -> dict[str, Place]:

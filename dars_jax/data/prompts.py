@@ -32,6 +32,7 @@ class Example:
     answer: tuple[str, ...]  # accepted forms, at least one
     source: str  # the row's own data_source or source, else the name of the file or dataset
     tokens: np.ndarray  # int32[length], length >= 1
+    others: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # columns, JSON-friendly
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,7 +115,9 @@ def load_examples(
         prompt = messages[-1]["content"]
         duplicates += prompt in seen
         seen.add(prompt)
-        rows.append(Example(uid, prompt, answer, _name(row, source), tokens))
+        used = (prompt_field, answer_field, "prompt" if _has_published_layout(row) else None)
+        others = {key: _friendly(value) for key, value in row.items() if key not in used}
+        rows.append(Example(uid, prompt, answer, _name(row, source), tokens, others))
     if not rows:
         raise ValueError(
             f"{source}: no usable prompt ({bad} bad rows, {too_long} longer than"
@@ -267,6 +270,19 @@ def _plain(value: object) -> object:
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return value.decode() if isinstance(value, bytes) else value
+
+
+def _friendly(value: object) -> object:
+    """A column that nothing here needs: as JSON has it, whatever it is."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _friendly(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_friendly(item) for item in value]
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _utf8(text: str, name: str) -> str:

@@ -20,7 +20,7 @@ from dars_jax.evaluation import scores
 from dars_jax.evaluation.benchmarks import Benchmark
 from dars_jax.evaluation.scores import Answers, Report
 from dars_jax.policy import decoder
-from dars_jax.rewards import Grader, Verdict
+from dars_jax.rewards import OUTSIDE, Grader, Verdict
 from dars_jax.rollout import stages
 from dars_jax.setup import build
 from dars_jax.types import Rollouts
@@ -151,11 +151,13 @@ def _sample(
         yield start, rollouts
 
 
-def _answers(r: Rollouts) -> Answers:
+def _answers(everything: Rollouts) -> Answers:
+    r = stages.judged(everything)
     return Answers(
-        num_problems=int(r.prompt.max()) + 1,
+        num_problems=int(everything.prompt.max()) + 1,
         problem=r.prompt.astype(np.int64),
         reward=r.reward.astype(np.float64),
+        correct=r.verdict == Verdict.CORRECT,
         length=r.length.astype(np.int64),
         truncated=r.truncated,
     )
@@ -192,24 +194,27 @@ def _write(
 
 
 def read(path: Path, problems: int, n: int) -> Answers:
-    """Graded answers of a finished file: n to each of `problems`.
+    """Graded answers of a finished file: n to each of `problems`, less those without a reward.
 
     Raises:
       ValueError: it holds another number of them.
     """
-    reward, length, truncated = [], [], []
+    reward, verdict, length, truncated = [], [], [], []
     with path.open() as file:
         for text in file:
             line = json.loads(text)
             reward.append(line["reward"])
+            verdict.append(Verdict[line["verdict"].upper()])
             length.append(line["length"])
             truncated.append(line["truncated"])
     if len(reward) != problems * n:
         raise ValueError(f"{path} has {len(reward):,} answers, expected {problems:,} x {n}")
+    inside = ~np.isin(verdict, OUTSIDE)
     return Answers(
         num_problems=problems,
-        problem=np.repeat(np.arange(problems), n),
-        reward=np.array(reward, np.float64),
-        length=np.array(length, np.int64),
-        truncated=np.array(truncated, bool),
+        problem=np.repeat(np.arange(problems), n)[inside],
+        reward=np.array(reward, np.float64)[inside],
+        correct=(np.array(verdict) == Verdict.CORRECT)[inside],
+        length=np.array(length, np.int64)[inside],
+        truncated=np.array(truncated, bool)[inside],
     )

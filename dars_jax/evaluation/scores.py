@@ -19,6 +19,7 @@ class Answers:
     num_problems: int
     problem: np.ndarray  # int64[N], below num_problems; every problem has at least one answer
     reward: np.ndarray  # float64[N], in [0, 1]
+    correct: np.ndarray  # bool[N], what Pass@k counts
     length: np.ndarray | None  # int64[N], tokens; None where nobody counted
     truncated: np.ndarray | None  # bool[N], stopped by the length limit; None likewise
 
@@ -54,7 +55,7 @@ def powers_up_to(n: int) -> list[int]:
 def pass_values(answers: Answers, k: int) -> np.ndarray:
     """Pass@k of every problem -> float64[P]."""
     sampled = np.bincount(answers.problem, minlength=answers.num_problems)
-    correct = np.bincount(answers.problem, answers.reward > 0.5, minlength=answers.num_problems)
+    correct = np.bincount(answers.problem, answers.correct, minlength=answers.num_problems)
     return passk.pass_at_k(sampled, correct.astype(int), k)
 
 
@@ -120,6 +121,7 @@ def join(parts: Sequence[Answers]) -> Answers:
         num_problems=int(offset[-1]),
         problem=np.concatenate([p.problem + o for p, o in zip(parts, offset[:-1], strict=True)]),
         reward=whole("reward"),
+        correct=whole("correct"),
         length=whole("length") if known("length") else None,
         truncated=whole("truncated") if known("truncated") else None,
     )

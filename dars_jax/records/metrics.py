@@ -24,32 +24,40 @@ from dars_jax.types import Rollouts
 ACCURACY_BINS = 5  # of equal width; a prompt at exactly 0 or 1 carries no advantage
 
 
-def rollout_metrics(rollouts: Rollouts, kept: np.ndarray, advantage: np.ndarray) -> dict[str, Any]:
+def rollout_metrics(
+    rollouts: Rollouts, kept: np.ndarray, advantage: np.ndarray, verdict: np.ndarray
+) -> dict[str, Any]:
     """What the rollouts of a step say, before any update.
 
     Args:
+      rollouts: those with a reward.
       kept: bool[P], prompts whose group enters the update.
       advantage: float32[N] of each rollout.
+      verdict: int8, of all that were sampled.
     """
     num_prompts = len(kept)
+    correct = rollouts.verdict == Verdict.CORRECT
     sampled = np.bincount(rollouts.prompt, minlength=num_prompts)
-    right = np.bincount(rollouts.prompt, rollouts.reward > 0.5, minlength=num_prompts)
+    right = np.bincount(rollouts.prompt, correct, minlength=num_prompts)
     first = rollouts.stage == 0
     n_pre = np.bincount(rollouts.prompt[first], minlength=num_prompts)
-    k = np.bincount(rollouts.prompt[first], rollouts.reward[first] > 0.5, minlength=num_prompts)
-    accuracy = right / sampled
+    k = np.bincount(rollouts.prompt[first], correct[first], minlength=num_prompts)
+    accuracy = right / np.maximum(sampled, 1)
+    seen = n_pre > 0  # all, unless a reward left out a whole group
     bins = np.minimum((accuracy * ACCURACY_BINS).astype(int), ACCURACY_BINS - 1)
     pull = np.bincount(rollouts.prompt, np.abs(advantage), minlength=num_prompts)
     share = np.bincount(bins, pull, minlength=ACCURACY_BINS) / max(pull.sum(), 1e-9)
-    verdicts = np.bincount(rollouts.verdict, minlength=len(Verdict))
+    verdicts = np.bincount(verdict, minlength=len(Verdict))
     return {
         "num_prompts": num_prompts,
         "num_rollouts": len(rollouts),
         "reward_mean": float(rollouts.reward.mean()),
-        "pass_at_1": float((k / n_pre).mean()),  # of the pre-rollouts: top-ups favour the hard
-        "solved_none": float((k == 0).mean()),
-        "solved_some": float(((k > 0) & (k < n_pre)).mean()),
-        "solved_all": float((k == n_pre).mean()),
+        "pass_at_1": float(
+            (k[seen] / n_pre[seen]).mean()
+        ),  # of the pre-rollouts: top-ups favour the hard
+        "solved_none": float((k[seen] == 0).mean()),
+        "solved_some": float(((k > 0) & (k < n_pre))[seen].mean()),
+        "solved_all": float((k == n_pre)[seen].mean()),
         "correct_histogram": _histogram(k),  # of the pre-rollouts
         "rescued_prompts": int(np.sum((k == 0) & (right > 0))),
         "groups_kept": int(kept.sum()),

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from dars_jax.rewards.function_grader import load_grader
-from dars_jax.rewards.grader import Grade, Verdict, as_forms
+from dars_jax.rewards.grader import OUTSIDE, Context, Grade, GradingError, Verdict, as_forms
 
 _MAX_LINE = 16 * 2**20  # characters
 
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Scores the answers in FILE and prints verdicts and the mean reward.",
     )
     parser.add_argument("file", help='rows {"response": text, "gold": text or list of texts}')
-    parser.add_argument("--grader", default="math", help='"math" or "package.module:function"')
+    parser.add_argument("--grader", default="math", help="math, module:function, FILE.py:function")
     parser.add_argument("--out", help="write {line, reward, verdict} rows to this file")
     arguments = parser.parse_args(argv)
     try:
@@ -28,12 +28,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     try:
-        grades = grader.grade([row[1] for row in rows], [row[2] for row in rows])
+        grades = grader.grade(
+            [row[1] for row in rows], [row[2] for row in rows], [row[3] for row in rows]
+        )
+    except GradingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     finally:
         grader.close()
     if arguments.out:
         with open(arguments.out, "w", encoding="utf-8") as out:
-            for (line, _, _), grade in zip(rows, grades, strict=True):
+            for (line, *_), grade in zip(rows, grades, strict=True):
                 row = {"line": line, "reward": grade.reward, "verdict": grade.verdict.name.lower()}
                 out.write(json.dumps(row) + "\n")
     print(table(grades))
@@ -47,13 +52,14 @@ def table(grades: Sequence[Grade]) -> str:
         count = sum(grade.verdict == verdict for grade in grades)
         share = count / len(grades) if grades else 0.0
         lines.append(f"{verdict.name.lower():<12}{count:>9,}{share:>9.1%}")
-    mean = sum(grade.reward for grade in grades) / len(grades) if grades else 0.0
-    lines.append(f"{'mean reward':<12}{len(grades):>9,}{mean:>9.4f}")
+    judged = [grade.reward for grade in grades if grade.verdict not in OUTSIDE]
+    mean = sum(judged) / len(judged) if judged else 0.0
+    lines.append(f"{'mean reward':<12}{len(judged):>9,}{mean:>9.4f}")
     return "\n".join(lines)
 
 
-def _rows(path: str) -> Iterator[tuple[int, str, tuple[str, ...]]]:
-    """(line number, response, gold forms); ValueError names file:line."""
+def _rows(path: str) -> Iterator[tuple[int, str, tuple[str, ...], Context]]:
+    """(line number, response, gold forms, the rest); ValueError names file:line."""
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -64,7 +70,10 @@ def _rows(path: str) -> Iterator[tuple[int, str, tuple[str, ...]]]:
                 row = json.loads(line)
                 if not isinstance(row, dict) or not isinstance(row.get("response"), str):
                     raise ValueError('need an object with "response" (text) and "gold"')
-                yield number, row["response"], as_forms(row.get("gold") or "")
+                others = {k: v for k, v in row.items() if k not in ("response", "gold")}
+                context = Context(number - 1, others.get("prompt"), others, others.get("tokens"),
+                                  others.get("finished"))  # fmt: skip
+                yield number, row["response"], as_forms(row.get("gold") or ""), context
             except (ValueError, TypeError, RecursionError) as error:
                 raise ValueError(f"{path}:{number}: {error}") from None
 

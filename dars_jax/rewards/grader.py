@@ -2,30 +2,50 @@
 
 import dataclasses
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 # One accepted form, or several of which any one counts.
 Gold = str | Sequence[str]
 
 
 class Verdict(enum.IntEnum):
-    """Why a response got its reward.  Only CORRECT pays."""
+    """Why a response got its reward.  CORRECT is what counts as right, in counts and Pass@k."""
 
     CORRECT = 0
     WRONG = 1
     NO_ANSWER = 2  # no balanced \boxed{} at the end, or an empty one
     TOO_BIG = 3  # refused: over a static limit, the work budget or the memory limit
     TIMED_OUT = 4  # a worker spent its CPU limit on it (CPU time, never wall clock)
+    LEFT_OUT = 5  # a function of the user's gave no reward: the rollout takes no part
+    FAILED = 6  # it raised, or returned what is no reward: no part either, and an error
+
+
+OUTSIDE = (Verdict.LEFT_OUT, Verdict.FAILED)  # what is in no group and no mean
+
+
+class GradingError(RuntimeError):
+    """A reward function failed; the message names it, the row and what it did."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Grade:
-    """reward is in [0, 1]; MathGrader gives exactly 0.0 or 1.0."""
+    """reward is in [0, 1]; MathGrader gives exactly 0.0 or 1.0.  It is 0.0 OUTSIDE."""
 
     reward: float
     verdict: Verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a reward function may ask for besides response and answer.  None is not known."""
+
+    uid: int | None = None  # number of the problem's row, from 0; for messages
+    prompt: str | None = None  # the problem, before any chat template
+    row: Mapping[str, Any] | None = None  # the other columns of the problem's row, JSON-friendly
+    tokens: Sequence[int] | None = None  # of the completion, its EOS included
+    finished: bool | None = None  # ended by itself, not by the length limit
 
 
 class Grader(Protocol):
@@ -34,16 +54,34 @@ class Grader(Protocol):
     Grades are a function of (response, gold) alone: not of order, load or number of workers.
     """
 
-    def submit(self, request_id: int, response: str, gold: Gold) -> None:
+    def submit(
+        self, request_id: int, response: str, gold: Gold, context: Context | None = None
+    ) -> None:
         """Queues one response; request_id names it in collect()."""
         ...
 
-    def collect(self, *, wait: bool) -> list[tuple[int, Grade]]:
-        """Grades finished since the last call; with wait, all that were submitted."""
+    def collect(self, *, wait: bool, timeout_s: float | None = None) -> list[tuple[int, Grade]]:
+        """Grades finished since the last call; with wait, all that were submitted.
+
+        With timeout_s it comes back after so many seconds, though there is more.
+        """
         ...
 
-    def grade(self, responses: Sequence[str], golds: Sequence[Gold]) -> list[Grade]:
-        """Grades a batch, in order."""
+    def grade(
+        self,
+        responses: Sequence[str],
+        golds: Sequence[Gold],
+        contexts: Sequence[Context] | None = None,
+    ) -> list[Grade]:
+        """Grades a batch, in order.
+
+        Raises:
+          GradingError: a reward function failed more often than is allowed.
+        """
+        ...
+
+    def complaints(self) -> list[str]:
+        """What was wrong with the first FAILED of the last calls: reading resets."""
         ...
 
     def counters(self) -> dict[str, int]:

@@ -2,15 +2,17 @@
 
 import collections
 import logging
+import sys
 import threading
+import time
 from collections.abc import Hashable, Sequence
 from types import TracebackType
 from typing import Self, cast
 
 from dars_jax.rewards import fast_path, guard
 from dars_jax.rewards.extract import last_box
-from dars_jax.rewards.grader import Gold, Grade, Verdict, as_forms
-from dars_jax.rewards.pool import Pool
+from dars_jax.rewards.grader import Context, Gold, Grade, Verdict, as_forms
+from dars_jax.rewards.pool import ROOT, Command, Pool
 
 _log = logging.getLogger(__name__)
 
@@ -18,6 +20,15 @@ _GRADES = {verdict: Grade(float(verdict == Verdict.CORRECT), verdict) for verdic
 _CACHE_SIZE = 65_536  # pairs of at most about 1 KB
 _WARN_FRACTION = 0.005
 _WARN_AT_LEAST = 200  # responses: one time-out in a small batch is no news
+
+_MAIN = (
+    "import sys; sys.path.insert(0, sys.argv[1]); import dars_jax.rewards.worker as worker; "
+    "worker.main(float(sys.argv[2]))"
+)
+_HINT = (
+    ": is math-verify installed? See for yourself: "
+    f"{sys.executable} -c 'import dars_jax.rewards.worker'"
+)
 
 Key = tuple[str, tuple[str, ...]]
 
@@ -36,7 +47,11 @@ class MathGrader:
             raise ValueError(f"num_workers must be at least 1, got {num_workers}")
         if not cpu_limit_s > 0:
             raise ValueError(f"cpu_limit_s must be positive, got {cpu_limit_s}")
-        self._pool = Pool(num_workers, cpu_limit_s)
+        # Nothing else of the environment, no token or proxy; a fixed hash seed orders sympy's sets
+        # alike.  Standard error could only echo an untrusted answer.
+        argv = ("-P", "-s", "-c", _MAIN, str(ROOT), repr(cpu_limit_s))
+        command = Command(argv, {"PYTHONHASHSEED": "0"}, cwd="/", hint=_HINT)
+        self._pool = Pool(num_workers, command)
         self._lock = threading.RLock()
         self._cache: collections.OrderedDict[Key, Verdict] = collections.OrderedDict()
         self._items: dict[int, Key] = {}  # sent to the pool
@@ -48,7 +63,9 @@ class MathGrader:
         self._counters: collections.Counter[str] = collections.Counter()
         self._since_warning: collections.Counter[Verdict] = collections.Counter()
 
-    def submit(self, request_id: int, response: str, gold: Gold) -> None:
+    def submit(
+        self, request_id: int, response: str, gold: Gold, context: Context | None = None
+    ) -> None:
         """Queues one response.  Ids must differ among responses not yet collected."""
         with self._lock:
             if request_id in self._submitted:
@@ -57,19 +74,27 @@ class MathGrader:
             self._deliver(self._start(request_id, response, gold))
             self._deliver(self._pump(wait=False))
 
-    def collect(self, *, wait: bool) -> list[tuple[int, Grade]]:
+    def collect(self, *, wait: bool, timeout_s: float | None = None) -> list[tuple[int, Grade]]:
         """Grades finished since the last call; with wait, all that were submitted."""
         with self._lock:
+            begin = time.monotonic()
             self._deliver(self._pump(wait=False))
             while wait and len(self._finished) < len(self._submitted):
-                self._deliver(self._pump(wait=True))
+                self._deliver(self._pump(wait=True, timeout_s=timeout_s))
+                if timeout_s is not None and time.monotonic() >= begin + timeout_s:
+                    break
             finished, self._finished = self._finished, []
             self._submitted.difference_update(request_id for request_id, _ in finished)
             if wait:
                 self._warn_of_timeouts()
             return finished
 
-    def grade(self, responses: Sequence[str], golds: Sequence[Gold]) -> list[Grade]:
+    def grade(
+        self,
+        responses: Sequence[str],
+        golds: Sequence[Gold],
+        contexts: Sequence[Context] | None = None,
+    ) -> list[Grade]:
         """Grades a batch, in order.  Responses that were submitted are not disturbed."""
         if len(responses) != len(golds):
             raise ValueError(f"{len(responses)} responses but {len(golds)} golds")
@@ -104,6 +129,10 @@ class MathGrader:
             self._counters.clear()
             self._pool.counters.clear()
             return {name: counts[name] for name in names}
+
+    def complaints(self) -> list[str]:
+        """None: an answer that cannot be judged is not right."""
+        return []
 
     def worker_ids(self) -> list[int]:
         """Process ids of the running workers."""
@@ -149,15 +178,17 @@ class MathGrader:
             return []
         self._waiting[key] = [ticket]
         self._items[self._next_item] = key
-        self._pool.submit(self._next_item, answer, forms)
+        self._pool.submit(self._next_item, {"answer": answer, "forms": forms})
         self._next_item += 1
         self._counters["worker_items"] += 1
         return []
 
-    def _pump(self, *, wait: bool) -> list[tuple]:
+    def _pump(self, *, wait: bool, timeout_s: float | None = None) -> list[tuple]:
         """Takes verdicts from the pool and hands each to everyone who waits for it."""
         done = []
-        for item, verdict in self._pool.poll(wait=wait):
+        for item, message in self._pool.poll(wait=wait, timeout_s=timeout_s):
+            verdict = Verdict(message["verdict"])
+            self._counters["symbolic"] += message.get("symbolic", 0)
             key = self._items.pop(item)
             self._cache[key] = verdict
             if len(self._cache) > _CACHE_SIZE:

@@ -22,6 +22,7 @@ from dars_jax.rewards.equality.trees import Unreadable
 from dars_jax.rewards.grader import Verdict
 
 BLOCKED_EXIT = 99  # the audit hook saw what no grading does
+RECYCLE_EXIT = 98  # time for a fresh process; what is unanswered is not to blame
 MEMORY_LIMIT = 480 * 2**20  # bytes of address space
 _RECYCLE_ITEMS = 5_000
 _RECYCLE_MEMORY = 400 * 2**20  # bytes
@@ -138,7 +139,8 @@ def main(cpu_limit_s: float) -> None:
         verdict, symbolic = judge.verdict(item["answer"], item["forms"])
         _reply({"id": item["id"], "verdict": int(verdict), "symbolic": symbolic})
         if _resident(statm) > _RECYCLE_MEMORY:
-            return
+            break
+    sys.exit(RECYCLE_EXIT)
 
 
 def _resident(statm: int) -> int:

@@ -34,6 +34,7 @@ class RolloutConfig:
     steps_per_dispatch: int
     barrier: bool = False  # always with a budget
     budget: float = 0.0  # top-ups per prompt, in all stages together; 0 is what prompts ask for
+    max_errors: int = 0  # answers on which the reward failed, of one collection
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -72,6 +73,7 @@ class Scheduler:
         self._prompts, self._config, self._replicas = prompts, config, num_replicas
         self.sampled = np.zeros(count, np.int32)  # graded so far
         self.correct = np.zeros(count, np.int32)
+        self.outside = np.zeros(count, np.int32)  # graded without a reward: in no accuracy
         self.outstanding = np.zeros(count, np.int32)  # asked for, not graded yet
         self.stage = np.zeros(count, np.int32)
         self.home = np.arange(count) % num_replicas  # where the outstanding are
@@ -148,11 +150,17 @@ class Scheduler:
         p, sample = self._holds[replica, row].tolist()
         return p, sample
 
-    def graded(self, counts: np.ndarray) -> None:
-        """Counts rollouts that were graded: int32[P,2], how many and how many of them right."""
+    def graded(self, counts: np.ndarray, outside: np.ndarray | int = 0) -> None:
+        """Counts rollouts that were graded.
+
+        Args:
+          counts: int32[P,2], how many and how many of them right.
+          outside: int32[P], how many of them have no reward.
+        """
         count, correct = counts.T
         self.sampled += count
         self.correct += correct
+        self.outside += outside
         self.outstanding -= count
         self._undecided |= (count > 0) & (self.outstanding == 0)
 
@@ -166,9 +174,10 @@ class Scheduler:
         if config.schedule != "none":
             budget = config.budget * len(ready) / max(config.num_stages - 1, 1)  # of this stage
             # who has finished takes no part in sharing
-            sampled = np.where(ready, self.sampled, 0)
+            sampled = np.where(ready, self.sampled - self.outside, 0)
             counts = jax.device_put((self.correct, sampled, np.int32(round(budget))))
             more = jax.device_get(_allocate(*counts, config=config))
+            more = np.minimum(more, config.n_max - self.sampled)  # rows that are left
         again = ready & (more > 0) & (self.stage + 1 < config.num_stages)
         for p in np.flatnonzero(ready & ~again):
             self._release(p)

@@ -13,7 +13,7 @@ import numpy as np
 
 from dars_jax import distributed
 from dars_jax.engine.session import Session
-from dars_jax.rewards import Grade, Grader
+from dars_jax.rewards import OUTSIDE, Context, Grade, Grader, GradingError, Verdict
 from dars_jax.rollout import exchange
 from dars_jax.rollout.scheduler import RolloutConfig, Scheduler
 from dars_jax.types import Prompts, Rollouts
@@ -31,6 +31,8 @@ class RolloutStats:
     grade_seconds: float  # submitting and collecting; grading itself overlaps with decoding
     allocate_seconds: float
 
+
+_PATIENCE_S = 1.0  # for graders, before a look at whether the run is asked to stop
 
 # progress(rollouts done, rollouts planned so far, tokens, largest stage begun)
 ProgressFn = Callable[[int, int, int, int], None]
@@ -69,13 +71,16 @@ def collect(
     Args:
       decode_text: completion tokens int32[n] -> text to grade.
       step: part of every random key; evaluation uses negative numbers.
+
+    Raises:
+      GradingError: the reward failed on more than config.max_errors answers; in all processes.
     """
     scheduler = Scheduler(
         prompts, config, session.num_replicas, session.config.prefixes, session.config.requests
     )
     store = _Store(prompts, config, eos_ids)
     clock = _Clock()
-    tokens = finished = 0
+    tokens = finished = failed = 0
     decode_steps = busy = capacity = 0
     fresh: dict[tuple[int, int], Any] = {}  # completions the grader has not seen
     while True:
@@ -90,7 +95,8 @@ def collect(
         requests = [scheduler.locate(*where) for where in fresh]
         store.add(requests, scheduler.stage, list(fresh.values()))
         for (p, sample), (ids, _) in zip(requests, fresh.values(), strict=True):
-            grader.submit(p * config.n_max + sample, decode_text(ids), prompts.answer[p])
+            grader.submit(p * config.n_max + sample, decode_text(ids), prompts.answer[p],
+                          _context(prompts, p, ids, eos_ids))  # fmt: skip
         fresh = {}
         graded = grader.collect(wait=False)
         t = clock.charge("grade", t)
@@ -101,10 +107,14 @@ def collect(
         fresh = session.drain(outcome.finished, outcome.most)
         t = clock.charge("decode", t)
         if outcome.idle and not outcome.completed:
-            graded += grader.collect(wait=True)
+            graded += grader.collect(wait=True, timeout_s=_PATIENCE_S)
         store.grade(graded)
         counts = _count(graded, len(prompts), config.n_max)
-        scheduler.graded(distributed.gather(counts).sum(0, dtype=np.int32))
+        counts = distributed.gather(counts).sum(0, dtype=np.int32)
+        scheduler.graded(counts[:, :2], counts[:, 2])
+        failed += int(counts[:, 3].sum())
+        if failed > config.max_errors:
+            raise GradingError("; ".join(grader.complaints()) or "the reward of another process")
         finished += outcome.completed
         tokens += outcome.tokens
         t = clock.charge("grade", t)
@@ -119,12 +129,37 @@ def collect(
     return exchange.gather(store.rollouts()), stats
 
 
+def judged(rollouts: Rollouts) -> Rollouts:
+    """Those that have a reward.
+
+    Raises:
+      GradingError: none has.
+    """
+    inside = ~np.isin(rollouts.verdict, OUTSIDE)
+    if inside.all():
+        return rollouts
+    if not inside.any():
+        raise GradingError(f"the reward left out all of {len(rollouts):,} answers")
+    return Rollouts(**{f.name: getattr(rollouts, f.name)[inside]
+                       for f in dataclasses.fields(Rollouts)})  # fmt: skip
+
+
+def _context(prompts: Prompts, p: int, ids: np.ndarray, eos_ids: tuple[int, ...]) -> Context:
+    """What a reward may ask for besides the text."""
+    text = prompts.text[p] if prompts.text else None
+    row = prompts.row[p] if prompts.row else None
+    return Context(int(prompts.uid[p]), text, row, ids.tolist(), int(ids[-1]) in eos_ids)
+
+
 def _count(graded: list[tuple[int, Grade]], num_prompts: int, n_max: int) -> np.ndarray:
-    """Grades of requests -> int32[P,2], how many of each prompt and how many of them right."""
-    every = [request // n_max for request, _ in graded]
-    right = [request // n_max for request, grade in graded if grade.reward > 0.5]
-    counts = [np.bincount(np.array(x, np.intp), minlength=num_prompts) for x in (every, right)]
-    return np.stack(counts, 1).astype(np.int32)
+    """Grades of requests -> int32[P,4]: how many of each prompt, right, without reward, failed."""
+    prompt = np.array([request // n_max for request, _ in graded], np.intp)
+    verdict = np.array([grade.verdict for _, grade in graded], np.int8)
+    masks = (verdict >= 0, verdict == Verdict.CORRECT, np.isin(verdict, OUTSIDE),
+             verdict == Verdict.FAILED)  # fmt: skip
+    return np.stack([np.bincount(prompt[m], minlength=num_prompts) for m in masks], 1).astype(
+        np.int32
+    )
 
 
 class _Store:

@@ -125,10 +125,7 @@ def load_examples(
 
 def make_grader(plan: Plan) -> Grader:
     """The reward named in the configuration."""
-    c = plan.config.reward
-    if c.name == "math":
-        return load_grader("math", num_workers=c.num_workers, cpu_limit_s=c.cpu_limit_s)
-    return load_grader(c.name)
+    return load_grader(**plan.config.reward)
 
 
 def initial_params(parts: Parts) -> Any:
@@ -148,4 +145,6 @@ def take(examples: prompts.Examples, indices: np.ndarray) -> Prompts:
         tokens=tuple(r.tokens for r in rows),
         uid=np.array([r.uid for r in rows], np.int64),
         answer=tuple(r.answer for r in rows),
+        text=tuple(r.prompt for r in rows),
+        row=tuple(r.others for r in rows),
     )

@@ -182,6 +182,11 @@ def _check_rest(c: ConfigDict) -> None:
     _check(c.eval.temperature >= 0, f"eval.temperature must be 0 or more, got {c.eval.temperature}")
     _check(0 < c.eval.top_p <= 1, f"eval.top_p must lie in (0, 1], got {c.eval.top_p}")
     _check(c.eval.every >= 0, f"eval.every must be 0 or more, got {c.eval.every}")
+    r = c.reward
+    for key in ("cpu_limit_s", "timeout_s", "memory_gib"):
+        _check(r[key] > 0, f"reward.{key} must be positive, got {r[key]}")
+    _check(0 < r.correct_at <= 1, f"reward.correct_at must lie in (0, 1], got {r.correct_at}")
+    _check(r.max_errors >= 0, f"reward.max_errors must be 0 or more, got {r.max_errors}")
     for key in ("train.num_steps", "checkpoint.every", "checkpoint.keep", "eval.num_samples",
                 "reward.num_workers"):  # fmt: skip
         section, name = key.split(".")
@@ -241,7 +246,7 @@ def validate(
         n_pre=c.rollout.n_pre, n_max=c.rollout.n_max, schedule=c.rollout.schedule,
         num_stages=c.rollout.num_stages, use_std=c.objective.advantage == "std", sampling=sampling,
         steps_per_dispatch=c.rollout.steps_per_dispatch, budget=c.rollout.budget,
-        barrier=c.rollout.barrier or c.rollout.budget > 0,
+        barrier=c.rollout.barrier or c.rollout.budget > 0, max_errors=c.reward.max_errors,
     )  # fmt: skip
     evaluation = dataclasses.replace(
         rollout, n_pre=c.eval.num_samples, n_max=c.eval.num_samples, schedule="none",

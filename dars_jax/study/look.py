@@ -127,7 +127,7 @@ def _samples(workdir: Path, run: Run) -> Iterator[Block]:
 def _few(lines: list[dict]) -> Iterator[str]:
     """The first right and the first wrong answers, each different from the others."""
     for right in (True, False):
-        said = dict.fromkeys(x["response"] for x in lines if (x["reward"] > 0.5) == right)
+        said = dict.fromkeys(x["response"] for x in lines if (x["verdict"] == "correct") == right)
         for response in list(said)[:SHOWN]:
             yield f"{'right' if right else 'wrong'}: {response}"
 

@@ -132,7 +132,7 @@ def _counted(workdir: Path, step: int) -> tuple[int, list[int]]:
     summary = json.loads((workdir / "eval" / f"step_{step:06d}.json").read_text())
     file, problems = answers(workdir, step), summary["num_problems"]
     with file.open() as lines:
-        right = np.array([json.loads(line)["reward"] > 0.5 for line in lines])
+        right = np.array([json.loads(line)["verdict"] == "correct" for line in lines])
     if len(right) % problems:
         raise ValueError(f"{file} has {len(right):,} answers to {problems} problems")
     return len(right) // problems, right.reshape(problems, -1).sum(1).tolist()

@@ -22,7 +22,7 @@ from dars_jax.evaluation import answering
 from dars_jax.policy import sharding
 from dars_jax.records import checkpoint, metrics
 from dars_jax.records.checkpoint import Checkpoints
-from dars_jax.rewards import Grader
+from dars_jax.rewards import Grader, GradingError
 from dars_jax.rollout import stages
 from dars_jax.setup import base_policy, build
 from dars_jax.training.assemble import assemble
@@ -60,6 +60,7 @@ class Trainer:
 
         Raises:
           Stopped: on SIGINT or SIGTERM, after writing a checkpoint.
+          GradingError: the reward failed, after writing a checkpoint.
           SaveError: a checkpoint could not be written.
           FloatingPointError: NON_FINITE_LIMIT steps in a row had a gradient that was not finite.
         """
@@ -84,7 +85,7 @@ class Trainer:
                         checkpoints.save(done, state)
                         saved = done
                 after = self._evaluate(done, params, log, stop)
-            except Stopped:
+            except (Stopped, GradingError):
                 if saved < done:
                     checkpoints.save(done, state)
                 raise
@@ -126,10 +127,12 @@ class Trainer:
             self._plan.rollout, seed=c.seed, step=step, progress=progress,
         )  # fmt: skip
         sampled = time.perf_counter()
+        verdicts = rollouts.verdict
+        rollouts = stages.judged(rollouts)
         packed, advantage, kept = assemble(parts, prompts, rollouts)
         assembled = time.perf_counter()
         console.phase(step, "update")
-        values = {"epoch": epoch, **metrics.rollout_metrics(rollouts, kept, advantage)}
+        values = {"epoch": epoch, **metrics.rollout_metrics(rollouts, kept, advantage, verdicts)}
         if kept.any():
             del session, params  # their memory is the update's now
             state, outcome = parts.update(

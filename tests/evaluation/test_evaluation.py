@@ -223,13 +223,16 @@ def test_the_papers_rows_stand_beside_all_five_benchmarks(tmp_path):
 def one_problem(name):
     examples = prompts.Examples((prompts.Example(0, "?", ("1",), name, None),),
                                         0, 0, 0, 0)  # fmt: skip
-    answers = scores.Answers(1, np.zeros(2, int), np.array([1.0, 0.0]), None, None)
+    right = np.array([True, False])
+    answers = scores.Answers(1, np.zeros(2, int), right.astype(float), right, None, None)
     return benchmarks.Benchmark(name, examples, ("0",)), answers
 
 
 def test_a_problem_without_answers_has_no_figures():
     with pytest.raises(ValueError, match="1 of 2 problems have no answer"):
-        scores.report(scores.Answers(2, np.zeros(3, int), np.ones(3), None, None), 0)
+        scores.report(
+            scores.Answers(2, np.zeros(3, int), np.ones(3), np.ones(3, bool), None, None), 0
+        )
 
 
 # Answers of a policy ------------------------------------------------------------------------------
@@ -310,11 +313,16 @@ def test_a_stopped_evaluation_continues_to_the_same_bytes(small, tmp_path):
 
 def test_a_finished_file_is_read_and_a_wrong_one_refused(small, tmp_path):
     _, parts, _, benchmark = small
-    line = {"reward": 1.0, "length": 3, "truncated": False}
+    line = {"reward": 1.0, "verdict": "correct", "length": 3, "truncated": False}
     output = tmp_path / "answers.jsonl"
     output.write_text((json.dumps(line) + "\n") * PROBLEMS * SAMPLES)
     answers = answering.answer(parts, None, None, benchmark, output, noise=-1)
     assert scores.report(answers, 0).pass_at[SAMPLES] == 1
+    left_out = json.dumps(line | {"reward": 0.0, "verdict": "left_out"}) + "\n"
+    output.write_text((json.dumps(line) + "\n") * (PROBLEMS * SAMPLES - 1) + left_out)
+    answers = answering.answer(parts, None, None, benchmark, output, noise=-1)
+    assert scores.report(answers, 0).avg == 1
+    assert scores.report(answers, 0).num_samples == SAMPLES - 1
     output.write_text(json.dumps(line) + "\n")
     with pytest.raises(ValueError, match=r"has 1 answers, expected 10 x 8"):
         answering.answer(parts, None, None, benchmark, output, noise=-1)

@@ -8,8 +8,9 @@ from dars_jax.evaluation.scores import Answers, gain
 
 def answers(correct, n=4):
     """n answers to each problem, `correct` of them right."""
-    reward = np.concatenate([np.arange(n) < c for c in correct]).astype(float)
-    return Answers(len(correct), np.repeat(np.arange(len(correct)), n), reward, None, None)
+    right = np.concatenate([np.arange(n) < c for c in correct])
+    problem = np.repeat(np.arange(len(correct)), n)
+    return Answers(len(correct), problem, right.astype(float), right, None, None)
 
 
 def test_a_gain_computed_by_hand():

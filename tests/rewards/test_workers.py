@@ -246,8 +246,8 @@ def test_a_failing_function_is_named_and_never_a_silent_zero():
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("maths", "must be"), ("os:nope", "cannot be loaded"), ("no.such:f", "cannot be loaded"),
-     ("os:sep", "not a function"), (":f", "must be")],
+    [("maths", "write \"math\""), ("os:nope", "has no 'nope'"), ("no.such:f", "cannot be loaded"),
+     ("os:sep", "not a function"), (":f", "write \"math\"")],
 )  # fmt: skip
 def test_a_wrong_grader_name_is_refused(name, message):
     with pytest.raises(ValueError, match=message):

@@ -241,7 +241,7 @@ def test_slow_grades_in_any_order_change_nothing(engines, baseline):
     class Slow(FunctionGrader):
         """Hands out at most two grades a time, the newest first."""
 
-        def collect(self, *, wait):
+        def collect(self, *, wait, timeout_s=None):
             self._held = getattr(self, "_held", []) + super().collect(wait=wait)
             taken, self._held = self._held[-2:], self._held[:-2]
             return taken if wait or len(self._held) % 2 else (self._held.extend(taken) or [])

@@ -1,0 +1,39 @@
+"""The process that calls a reward function of the user's own: JSON lines in, JSON lines out.
+
+Trusted code on untrusted answers: it may read files and ask servers, but a call has a limit of
+CPU time and the process one of memory, and nothing that happens here can stop the trainer.  What
+the function prints goes to standard error.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+
+from dars_jax.rewards import functions
+from dars_jax.rewards.grader import Verdict
+
+
+def main(name: str, cpu_limit_s: float, memory_limit: int) -> None:
+    """Serves until stdin ends.  cpu_limit_s counts per answer, memory_limit is in bytes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer
+    replies = os.dup(1)
+    os.dup2(2, 1)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    function = functions.load(name)
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_limit, memory_limit))
+    os.write(replies, b'{"ready": true}\n')
+    for line in sys.stdin.buffer:
+        item = json.loads(line)
+        # The signal's default action ends the process, also inside a C loop.
+        signal.setitimer(signal.ITIMER_PROF, cpu_limit_s * len(item["calls"]))
+        try:
+            outcomes = functions.rewards(function, item["calls"])
+        except MemoryError:
+            outcomes = [{"verdict": int(Verdict.TOO_BIG)}] * len(item["calls"])
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        reply = json.dumps({"id": item["id"], "outcomes": outcomes}).encode() + b"\n"
+        while reply:
+            reply = reply[os.write(replies, reply) :]
