@@ -43,6 +43,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from dars_jax.allocator.integers import ceil_div, ceil_div_of_square, ceil_sqrt
+from dars_jax.objective import group_members
+from dars_jax.placement import spread_as
 
 SCHEDULES = ("et", "hw", "hw_half", "ada_positive", "ada_balanced")
 ADA_KEEP = 4  # K of Reinforce-Ada
@@ -184,14 +186,16 @@ def ada_mask(
 
     Args:
       rewards: float[rollouts].
-      group_ids: int32[rollouts] in [0, num_groups), in any order.
+      group_ids: int32[rollouts] in [0, num_groups), in any order; any other id is padding.
       num_groups: static.
       keep: K, rollouts kept of a group.
-      mask: bool[rollouts]; False entries are padding and never kept.
+      mask: bool[rollouts]; False entries are padding, too, which is never kept.
+
+    Raises:
+      ValueError: as `objective.group_advantages`.
     """
-    right = jnp.asarray(rewards) > 0.7
-    ids = jnp.asarray(group_ids, jnp.int32)
-    present = jnp.ones(right.shape, bool) if mask is None else jnp.asarray(mask)
+    values, ids = group_members(rewards, group_ids, num_groups, mask)
+    right, present = values > 0.7, ids < num_groups
     # Bins of one group's wrong and right rollouts, and one for padding: the place of a rollout in
     # its bin is its place in a stable sort, less the bin's beginning.
     bins = jnp.where(present, 2 * ids + right, 2 * num_groups)
@@ -201,7 +205,8 @@ def ada_mask(
     place = jnp.zeros_like(bins).at[order].set(jnp.arange(len(bins)) - begin)
     pairs = size[:-1].reshape(num_groups, 2)
     kept_right, kept_wrong = ada_kept(pairs[:, 1], pairs.sum(axis=1), keep)
-    return present & (place < jnp.where(right, kept_right[ids], kept_wrong[ids]))
+    most = jnp.where(right, kept_right[ids], kept_wrong[ids])  # what padding reads is not used
+    return spread_as(present & (place < most), jnp.asarray(rewards))
 
 
 def dapo_keep(num_correct: ArrayLike, num_sampled: ArrayLike) -> jax.Array:
