@@ -36,7 +36,7 @@ HOUSE = {
     "training": ["assemble", "stop", "loop"],
     "tpu": ["topology", "flops", "hlo", "hlo_traffic", "aot", "cost"],
     "commands": ["cli", "startup", "train", "evaluate", "generations", "export", "serve",
-                 "compile_tpu", "reproduce", "plot"],
+                 "compile_tpu", "reproduce", "plot", "console"],
     "bench": ["work", "steps", "allocators", "__main__"],
     "drills": ["soak", "crash", "grading", "rewrites"],
 }  # fmt: skip
