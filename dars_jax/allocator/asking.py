@@ -79,12 +79,15 @@ def top_up(
 
     Raises:
       ValueError: unknown schedule; counts that are not whole numbers (traced, too), are negative,
-        or more correct than sampled; a num_sampled above its n_max or 1024.
+        or more correct than sampled; a num_sampled above its n_max or 1024; n_max or round_size
+        that are not whole numbers.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {schedule!r}: expected one of {SCHEDULES}")
     check_counts(num_correct, num_sampled)
     check_sizes(num_sampled, n_max)
+    if round_size is not None:
+        check_whole("round_size", round_size)
     k = jnp.asarray(num_correct, jnp.int32)
     n = jnp.asarray(num_sampled, jnp.int32)
     # Twice the counts are whole numbers also where k = 0 stands for k = 1/2.
@@ -131,8 +134,16 @@ def check_counts(num_correct: ArrayLike, num_sampled: ArrayLike) -> None:
         raise ValueError(f"num_correct is {k} where num_sampled is {n}: more correct than sampled")
 
 
+def check_whole(name: str, value: ArrayLike) -> None:
+    """Refuses a number of rollouts that is no integer, by its dtype."""
+    kind = value.dtype if isinstance(value, jax.Array) else np.asarray(value).dtype
+    if not np.issubdtype(kind, np.integer):
+        raise ValueError(f"{name} is {kind}: give a whole number of rollouts, as an integer")
+
+
 def check_sizes(num_sampled: ArrayLike, n_max: ArrayLike) -> None:
     """Refuses groups that are too large, or above their cap, where the counts are concrete."""
+    check_whole("n_max", n_max)
     sampled, cap = _concrete(num_sampled), _concrete(n_max)
     if sampled is None or not sampled.size:
         return
