@@ -4,7 +4,14 @@ The suite passed on 2026-11-26 with Python 3.11 and jax 0.10.2 (the newest for 3
 and 3.13 and jax 0.12.0.1 (the newest).
 """
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+INIT = (HERE / "dars_jax" / "__init__.py").read_text()
+VERSION = re.findall(r'^__version__ = "(.+)"$', INIT, re.M)[0]
 
 TRAIN = [
     "flax>=0.12",
@@ -32,6 +39,7 @@ DOCS = [
 ]
 TEST = [
     "pytest>=8",
+    "setuptools>=77",  # the test that builds the archives
     "pytest-xdist>=3.6",  # pytest -n 2
     "hypothesis>=6.100",
     "ruff>=0.14",
@@ -43,10 +51,29 @@ TEST = [
 
 setup(
     name="dars_jax",
-    version="0.1.0",
+    version=VERSION,
     description="RL with verifiable rewards in JAX: DARS and DARS-B (arXiv 2508.13755)",
-    classifiers=[f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)],
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)),
+    ],
     packages=find_packages(include=["dars_jax", "dars_jax.*"]),
+    package_data={"dars_jax": ["py.typed"]},
+    # the scripts and arms, where `dars-jax` finds them
+    data_files=[
+        (
+            f"share/dars_jax/{folder}",
+            sorted(p.relative_to(HERE).as_posix() for p in (HERE / folder).glob("*.py")),
+        )
+        for folder in ("launch", "configs")
+    ],
+    entry_points={"console_scripts": ["dars-jax=dars_jax.commands.console:main"]},
     python_requires=">=3.11",
     install_requires=["jax>=0.10", "numpy>=1.26"],
     extras_require={

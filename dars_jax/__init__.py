@@ -2,3 +2,5 @@
 
 Importing this package imports nothing else; take what you need from its modules.
 """
+
+__version__ = "0.1.0"

@@ -8,9 +8,14 @@ first forward pass.  That is why splitting a batch into micro-batches, packing i
 over devices cannot change the gradient: no part of the batch is ever averaged on its own.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
+
+from dars_jax.placement import gathered, spread_as
 
 ADVANTAGES = ("mean", "std", "rloo", "maxrl", "ada_est", "pkpo", "passk", "rs_grpo")
 OF_K = ("pkpo", "passk")  # those in which k has a part
@@ -21,11 +26,52 @@ AGGREGATIONS = ("dr_grpo", "token_mean", "sequence_mean")
 def group_sums(
     values: ArrayLike, group_ids: ArrayLike, num_groups: int, mask: ArrayLike | None = None
 ) -> jax.Array:
-    """Sum of float[rollouts] within each group -> float32[num_groups]."""
-    values = jnp.asarray(values, jnp.float32)
+    """Sum of float[rollouts] within each group -> float32[num_groups].
+
+    Ids and mask as in `group_advantages`.
+    """
+    values, ids = group_members(values, group_ids, num_groups, mask)
+    return jax.ops.segment_sum(values, ids, num_groups)
+
+
+def group_members(
+    values: ArrayLike, group_ids: ArrayLike, num_groups: int, mask: ArrayLike | None
+) -> tuple[jax.Array, jax.Array]:
+    """(values float32[rollouts], ids int32[rollouts]); all padding has the id num_groups.
+
+    Sums and extremes by segment leave that id out.
+
+    Raises:
+      ValueError: num_groups that is traced or no whole number, ids that are not, or shapes that
+        differ.
+    """
+    if isinstance(num_groups, jax.core.Tracer) or not isinstance(num_groups, int | np.integer):
+        what = "traced" if isinstance(num_groups, jax.core.Tracer) else repr(num_groups)
+        raise ValueError(f"num_groups is {what}: give an int; it decides the shape of the result")
+    values, ids = jnp.asarray(values, jnp.float32), jnp.asarray(group_ids)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise ValueError(f"group_ids are {ids.dtype}: give the number of each rollout's group, int")
+    if values.ndim != 1 or ids.shape != values.shape:
+        raise ValueError(
+            f"{values.shape} rollouts with {ids.shape} group_ids: give one id for each of a flat "
+            "array; .reshape(-1) flattens [prompts, samples]"
+        )
+    mask = None if mask is None else jnp.asarray(mask)
+    if mask is not None and mask.shape != values.shape:
+        raise ValueError(f"{values.shape} rollouts with a mask of {mask.shape}: give one each")
+    flat, known = _without_padding(values, ids, int(num_groups), mask)
+    return flat, known
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _without_padding(
+    values: jax.Array, ids: jax.Array, num_groups: int, mask: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """What `group_members` gives, once its arguments are known to be right."""
+    real = (ids >= 0) & (ids < num_groups)
     if mask is not None:
-        values = jnp.where(mask, values, 0.0)
-    return jax.ops.segment_sum(values, jnp.asarray(group_ids), num_groups)
+        real &= mask.astype(bool)
+    return gathered(values), gathered(jnp.where(real, ids, num_groups).astype(jnp.int32))
 
 
 def group_advantages(
@@ -63,43 +109,55 @@ def group_advantages(
 
     Args:
       rewards: float[rollouts].
-      group_ids: int32[rollouts] in [0, num_groups), in any order.
+      group_ids: int32[rollouts] in [0, num_groups), in any order; any other id is padding.
       num_groups: static.
       advantage: one of ADVANTAGES.
       k: of Pass@k, static, in "passk" and "pkpo".
       beta: above 0, in "rs_grpo".
-      mask: bool[rollouts]; False entries are padding, belong to no group and get 0.
+      mask: bool[rollouts]; False entries are padding, too: they belong to no group and get 0.
 
     Returns:
-      float32[rollouts].
+      float32[rollouts], on a mesh with Explicit axes spread as the rewards are.
 
     Raises:
-      ValueError: unknown advantage.
+      ValueError: unknown advantage; num_groups that is no int, ids that are not whole numbers, or
+        shapes that differ.
     """
     _check_advantage(advantage)
-    rewards = jnp.asarray(rewards, jnp.float32)
-    ids = jnp.asarray(group_ids)
-    size = group_sums(jnp.ones_like(rewards), ids, num_groups, mask)
+    values, ids = group_members(rewards, group_ids, num_groups, mask)
+    result = _advantages(values, ids, int(num_groups), advantage, k, beta)
+    return spread_as(result, jnp.asarray(rewards))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _advantages(
+    rewards: jax.Array, ids: jax.Array, num_groups: int, advantage: str, k: int, beta: float
+) -> jax.Array:
+    """`group_advantages` of what `_members` gives; one program, so that a new size costs one."""
+    if not num_groups:
+        return jnp.zeros_like(rewards)
+    real = ids < num_groups
+    mine = jnp.minimum(ids, num_groups - 1)  # what padding reads there is not used
+
+    def total(x: jax.Array) -> jax.Array:
+        return jax.ops.segment_sum(x, ids, num_groups)
+
+    size = total(jnp.ones_like(rewards))
     if advantage in OF_K:
         right = rewards > 0.5
-        count = group_sums(right, ids, num_groups, mask)
-        if_right, if_wrong = _advantages_by_count(count, size, advantage, k, beta)
-        advantages = jnp.where(right, if_right[ids], if_wrong[ids])
-        return advantages if mask is None else jnp.where(mask, advantages, 0.0)
+        if_right, if_wrong = _advantages_by_count(total(right * 1.0), size, advantage, k, beta)
+        return jnp.where(real, jnp.where(right, if_right[mine], if_wrong[mine]), 0.0)
     if advantage == "rs_grpo":
-        present = jnp.ones(rewards.shape, bool) if mask is None else mask
-        best = jax.ops.segment_max(jnp.where(present, rewards, -jnp.inf), ids, num_groups)
-        tilted = jnp.where(present, jnp.exp(beta * (rewards - best[ids])), 0.0)
-        mean = group_sums(tilted, ids, num_groups) / jnp.maximum(size, 1)
-        return jnp.where(present, (tilted / mean[ids] - 1) / beta, 0.0)
-    mean = group_sums(rewards, ids, num_groups, mask) / jnp.maximum(size, 1)
-    centred = rewards - mean[ids]
-    if mask is not None:
-        centred = jnp.where(mask, centred, 0.0)
+        best = jax.ops.segment_max(jnp.where(real, rewards, -jnp.inf), ids, num_groups)
+        tilted = jnp.exp(beta * (rewards - best[mine]))
+        mean = total(tilted) / jnp.maximum(size, 1)
+        return jnp.where(real, (tilted / mean[mine] - 1) / beta, 0.0)
+    mean = total(rewards) / jnp.maximum(size, 1)
+    centred = jnp.where(real, rewards - mean[mine], 0.0)
     if advantage == "std":
-        variance = group_sums(centred**2, ids, num_groups) / jnp.maximum(size - 1, 1)
-        return centred * (1 / (jnp.sqrt(variance) + 1e-6))[ids]
-    return centred * _weight(mean, size, advantage)[ids]
+        variance = total(centred**2) / jnp.maximum(size - 1, 1)
+        return centred * (1 / (jnp.sqrt(variance) + 1e-6))[mine]
+    return centred * _weight(mean, size, advantage)[mine]
 
 
 def _weight(mean: jax.Array, size: jax.Array, advantage: str) -> jax.Array:
@@ -156,13 +214,18 @@ def has_signal(
 ) -> jax.Array:
     """Groups whose rewards are not all the same -> bool[num_groups]; the others drop.
 
-    For rewards of 0 and 1: the groups of accuracy strictly between 0 and 1.
+    For rewards of 0 and 1: the groups of accuracy strictly between 0 and 1.  Ids and mask as in
+    `group_advantages`; a group of padding only has none.
     """
-    rewards = jnp.asarray(rewards, jnp.float32)
-    present = jnp.ones(rewards.shape, bool) if mask is None else mask
-    ids = jnp.asarray(group_ids)
-    highest = jax.ops.segment_max(jnp.where(present, rewards, -jnp.inf), ids, num_groups)
-    lowest = jax.ops.segment_min(jnp.where(present, rewards, jnp.inf), ids, num_groups)
+    values, ids = group_members(rewards, group_ids, num_groups, mask)
+    return jnp.asarray(_differ(values, ids, int(num_groups)))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _differ(values: jax.Array, ids: jax.Array, num_groups: int) -> jax.Array:
+    """`has_signal` of what `group_members` gives."""
+    highest = jax.ops.segment_max(values, ids, num_groups)
+    lowest = jax.ops.segment_min(values, ids, num_groups)
     return highest > lowest
 
 

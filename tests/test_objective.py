@@ -331,3 +331,68 @@ def test_the_gradient_of_logprob_is_onehot_minus_softmax():
     got = jax.grad(lambda x: objective.logprob_and_entropy(x, targets)[0].sum())(logits)
     want = np.eye(9)[targets] - np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+# Padding and misuse
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("advantage", objective.ADVANTAGES)
+def test_a_rollout_whose_id_is_no_group_is_padding(advantage, masked):
+    rng = np.random.default_rng(0)
+    rewards, ids = rng.integers(0, 2, 40).astype(float), rng.integers(0, 4, 40)
+    want = advantages(rewards, ids, 4, advantage=advantage)
+    strange = np.array([-1, 4, -3, 5, 2**30, -4])  # -4 … -1 would wrap around
+    padded = np.concatenate([ids, strange])
+    mask = [True] * 46 if masked else None
+    got = advantages(
+        np.concatenate([rewards, [1, 1, 0, 9, np.nan, 1]]), padded, 4,
+        advantage=advantage, mask=mask,
+    )  # fmt: skip
+    np.testing.assert_array_equal(got, np.concatenate([want, np.zeros(6)]))
+
+
+def test_padding_neither_gives_nor_has_a_signal():
+    signal = objective.has_signal([1, 1, 0, 0, 1], [0, 0, -1, 2, 3], 3)
+    assert signal.tolist() == [False, False, False]
+    assert objective.group_sums([1, 1, 7, 0, 5], [0, 0, -1, 2, 3], 3).tolist() == [2, 0, 0]
+    kept = allocator.ada_mask([1.0, 0.0, 1.0, 1.0], [0, 0, -1, 1], 1)
+    assert kept.tolist() == [True, True, False, False]
+
+
+def test_lists_and_masks_of_numbers_are_taken():
+    got = objective.group_advantages([1, 0, 1], [0, 0, 0], 1, mask=[1, 1, 0])
+    assert got.tolist() == [0.5, -0.5, 0]
+    assert objective.has_signal([1, 0, 1], [0, 0, 0], 1, [1.0, 0.0, 1.0]).tolist() == [False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"group_ids": [0.0, 0.0, 1.0]}, "group_ids are float32"),
+        ({"group_ids": [True, False, True]}, "group_ids are bool"),
+        ({"group_ids": [0, 0]}, r"\(3,\) rollouts with \(2,\) group_ids"),
+        ({"rewards": np.zeros((3, 2)), "group_ids": [0, 0, 1]}, r"flattens \[prompts, samples\]"),
+        ({"mask": [True]}, r"mask of \(1,\)"),
+        ({"num_groups": 2.0}, "num_groups is 2.0: give an int"),
+    ],
+)
+def test_what_cannot_be_groups_is_refused_in_a_line(arguments, message):
+    settings = {"rewards": [1, 0, 1], "group_ids": [0, 0, 1], "num_groups": 2} | arguments
+    for f in (objective.group_advantages, objective.has_signal, allocator.ada_mask):
+        with pytest.raises(ValueError, match=message) as refused:
+            f(**settings)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_traced_number_of_groups_is_refused():
+    with pytest.raises(ValueError, match="num_groups is traced: give an int"):
+        jax.jit(objective.has_signal)(np.ones(2), np.zeros(2, int), 1)
+
+
+def test_a_new_number_of_rollouts_costs_few_programs(compilations):
+    for n in (100, 101):
+        before, rewards, ids = len(compilations), np.ones(n, np.float32), np.zeros(n, np.int32)
+        objective.group_advantages(rewards, ids, 3)
+        objective.has_signal(rewards, ids, 3)
+    assert len(compilations) - before <= 6  # those for a new size alone

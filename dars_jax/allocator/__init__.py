@@ -2,7 +2,8 @@
 
 `top_up` is the one of the paper, prompt by prompt; `allocate` is any allocator, also within a
 budget.  asking, sharing and gaining hold the rules, registry their names, chances what counts say
-about a prompt, expected the closed forms, pull the trade between sampling and weighting.
+about a prompt, expected the closed forms, pull the trade between sampling and weighting, rows what
+a loop around them needs.
 """
 
 from dars_jax.allocator.asking import (

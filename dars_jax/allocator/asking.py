@@ -43,6 +43,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from dars_jax.allocator.integers import ceil_div, ceil_div_of_square, ceil_sqrt
+from dars_jax.objective import group_members
+from dars_jax.placement import spread_as
 
 SCHEDULES = ("et", "hw", "hw_half", "ada_positive", "ada_balanced")
 ADA_KEEP = 4  # K of Reinforce-Ada
@@ -77,12 +79,15 @@ def top_up(
 
     Raises:
       ValueError: unknown schedule; counts that are not whole numbers (traced, too), are negative,
-        or more correct than sampled; a num_sampled above its n_max or 1024.
+        or more correct than sampled; a num_sampled above its n_max or 1024; n_max or round_size
+        that are not whole numbers.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {schedule!r}: expected one of {SCHEDULES}")
     check_counts(num_correct, num_sampled)
     check_sizes(num_sampled, n_max)
+    if round_size is not None:
+        check_whole("round_size", round_size)
     k = jnp.asarray(num_correct, jnp.int32)
     n = jnp.asarray(num_sampled, jnp.int32)
     # Twice the counts are whole numbers also where k = 0 stands for k = 1/2.
@@ -129,8 +134,16 @@ def check_counts(num_correct: ArrayLike, num_sampled: ArrayLike) -> None:
         raise ValueError(f"num_correct is {k} where num_sampled is {n}: more correct than sampled")
 
 
+def check_whole(name: str, value: ArrayLike) -> None:
+    """Refuses a number of rollouts that is no integer, by its dtype."""
+    kind = value.dtype if isinstance(value, jax.Array) else np.asarray(value).dtype
+    if not np.issubdtype(kind, np.integer):
+        raise ValueError(f"{name} is {kind}: give a whole number of rollouts, as an integer")
+
+
 def check_sizes(num_sampled: ArrayLike, n_max: ArrayLike) -> None:
     """Refuses groups that are too large, or above their cap, where the counts are concrete."""
+    check_whole("n_max", n_max)
     sampled, cap = _concrete(num_sampled), _concrete(n_max)
     if sampled is None or not sampled.size:
         return
@@ -184,14 +197,16 @@ def ada_mask(
 
     Args:
       rewards: float[rollouts].
-      group_ids: int32[rollouts] in [0, num_groups), in any order.
+      group_ids: int32[rollouts] in [0, num_groups), in any order; any other id is padding.
       num_groups: static.
       keep: K, rollouts kept of a group.
-      mask: bool[rollouts]; False entries are padding and never kept.
+      mask: bool[rollouts]; False entries are padding, too, which is never kept.
+
+    Raises:
+      ValueError: as `objective.group_advantages`.
     """
-    right = jnp.asarray(rewards) > 0.7
-    ids = jnp.asarray(group_ids, jnp.int32)
-    present = jnp.ones(right.shape, bool) if mask is None else jnp.asarray(mask)
+    values, ids = group_members(rewards, group_ids, num_groups, mask)
+    right, present = values > 0.7, ids < num_groups
     # Bins of one group's wrong and right rollouts, and one for padding: the place of a rollout in
     # its bin is its place in a stable sort, less the bin's beginning.
     bins = jnp.where(present, 2 * ids + right, 2 * num_groups)
@@ -201,7 +216,8 @@ def ada_mask(
     place = jnp.zeros_like(bins).at[order].set(jnp.arange(len(bins)) - begin)
     pairs = size[:-1].reshape(num_groups, 2)
     kept_right, kept_wrong = ada_kept(pairs[:, 1], pairs.sum(axis=1), keep)
-    return present & (place < jnp.where(right, kept_right[ids], kept_wrong[ids]))
+    most = jnp.where(right, kept_right[ids], kept_wrong[ids])  # what padding reads is not used
+    return spread_as(present & (place < most), jnp.asarray(rewards))
 
 
 def dapo_keep(num_correct: ArrayLike, num_sampled: ArrayLike) -> jax.Array:

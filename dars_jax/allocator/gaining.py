@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dars_jax.placement import gathered, spread_as
+
 # (correct, sampled, have, bought) -> (numerator, denominator): the gain of the next rollout of a
 # group of `have`, `bought` of them on top of the `sampled` that are known.
 GainRule: TypeAlias = Callable[[int, int, int, int], tuple[int, int]]
@@ -141,12 +143,14 @@ def buy(
     some prompts may get theirs: those that come first.
     """
     start, low = jnp.asarray(prices.start), jnp.asarray(prices.low)
+    asked = num_correct
+    num_correct, num_sampled, held = map(gathered, (num_correct, num_sampled, held))
     real = num_sampled > 0
     cell = jnp.where(real, start[num_sampled] + num_correct, 0)
     floor = jnp.where(real, low[cell] - held, 0)
     budget = jnp.maximum(budget - jnp.sum(floor), 0)
     if not len(prices.cell):
-        return floor
+        return spread_as(floor, asked)
     cells = len(prices.low)
     crowd = jax.ops.segment_sum(real.astype(jnp.int32), cell, cells)
     entry = jnp.asarray(prices.cell)
@@ -158,4 +162,4 @@ def buy(
     rest = jnp.where(count < len(prices.cell), budget - (spent[last] - crowd[entry[last]]), 0)
     some = real & (cell == entry[last])
     extra = some & (jnp.cumsum(some) <= rest)
-    return floor + jnp.where(real, bought[cell], 0) + extra
+    return spread_as(floor + jnp.where(real, bought[cell], 0) + extra, asked)

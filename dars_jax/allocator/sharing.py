@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from dars_jax.allocator import chances
+from dars_jax.placement import gathered, spread_as
 
 MAX_PROMPTS = 2**20  # sums of rollouts and of remainders stay below 2**31
 _PARTS = 1024  # quotas are counted in 1/1024 of a rollout
@@ -86,10 +87,11 @@ def apportion(shares: ArrayLike, low: ArrayLike, high: ArrayLike, total: ArrayLi
     Raises:
       ValueError: more than 2**20 prompts.
     """
-    shares = jnp.asarray(shares, jnp.float32)
-    check_prompts(shares.size)
-    high = jnp.broadcast_to(jnp.asarray(high, jnp.int32), shares.shape)
-    low = jnp.minimum(jnp.asarray(low, jnp.int32), high)
+    asked = jnp.asarray(shares, jnp.float32)
+    check_prompts(asked.size)
+    shares, least, most = (gathered(x) for x in (asked, jnp.asarray(low), jnp.asarray(high)))
+    high = jnp.broadcast_to(most.astype(jnp.int32), shares.shape)
+    low = jnp.minimum(least.astype(jnp.int32), high)
     total = jnp.asarray(total, jnp.int32)
 
     def quotas(scale: jax.Array) -> jax.Array:
@@ -111,7 +113,8 @@ def apportion(shares: ArrayLike, low: ArrayLike, high: ArrayLike, total: ArrayLi
     quota = quotas(jax.lax.bitcast_convert_type(bits, jnp.float32))
     whole, remainder = quota // _PARTS, quota % _PARTS
     may = (shares > 0) & (whole < high)
-    return whole + _first(may, remainder, jnp.maximum(total - jnp.sum(whole), 0))
+    given = whole + _first(may, remainder, jnp.maximum(total - jnp.sum(whole), 0))
+    return spread_as(given, asked)
 
 
 def check_prompts(count: int) -> None:

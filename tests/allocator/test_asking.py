@@ -214,6 +214,8 @@ def test_one_program_serves_3072_prompts_whatever_their_counts():
         ({"schedule": "hard"}, "hard"),
         ({"n_max": 7}, "n_max is 7, below the 8"),
         ({"num_sampled": np.array([8, 40])}, "below the 40"),
+        ({"n_max": 20.5}, "n_max is float64: give a whole number"),
+        ({"n_max": float("nan")}, "n_max is float64"),
         ({"num_sampled": 1025, "n_max": 5000}, "1024"),
         ({"num_correct": jnp.array([0.125, 0.5])}, "num_correct is float32: give counts"),
         ({"num_correct": [2.0, 3.0]}, "num_correct is float64"),
@@ -238,6 +240,11 @@ def test_what_cannot_be_is_refused(arguments, message):
 def test_shares_are_refused_where_they_are_traced_too():
     with pytest.raises(ValueError, match="num_correct is float32"):
         jax.jit(lambda k: top_up(k, 8, schedule="et", n_max=32))(jnp.array([0.5]))
+
+
+def test_a_round_of_no_whole_size_is_refused():
+    with pytest.raises(ValueError, match="round_size is float64: give a whole number"):
+        top_up([0], 8, schedule="ada_positive", n_max=32, round_size=2.5)
 
 
 def test_every_prompt_has_a_cap_of_its_own():
