@@ -146,8 +146,7 @@ _RENAMED = {
 _ADDED = {
     "policy.warmup_steps": 300, "objective.advantage": "mean", "objective.k": 4,
     "objective.beta": 2.0, "rollout.budget": 0.0, "reward.timeout_s": 10.0,
-    "reward.memory_gib": 4.0, "reward.correct_at": 0.5, "reward.max_errors": 0,
-    "reward.in_process": False,
+    "reward.memory_gib": 4.0, "reward.correct_at": 0.5, "reward.in_process": False,
 }  # fmt: skip
 
 

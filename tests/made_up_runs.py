@@ -29,7 +29,8 @@ def write(workdir, correct, *, n=8, steps=None, settings=None, response="3 + 4",
         name.with_suffix(".json").write_text(json.dumps({"num_problems": len(row)}))
         answers = [
             {"problem": f"problem {p} :", "sample": i, "reward": float(i < c),
-             "verdict": "correct" if i < c else "wrong", "length": 4, "truncated": False, "response": f"{response} {i}"}
+             "verdict": "correct" if i < c else "wrong", "length": 4,
+             "truncated": False, "response": f"{response} {i}"}
             for p, c in enumerate(row) for i in range(n)
         ]  # fmt: skip
         text = "".join(json.dumps(a) + "\n" for a in answers)
