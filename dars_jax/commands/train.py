@@ -63,7 +63,7 @@ def _summarize(config: ConfigDict, workdir: Path, before: Report, after: Report)
     picture = workdir / "pass_at_k.png"
     report.plot(picture, reports, f"{after.num_problems} held-out problems", bands=list(reports))
     old, new = (
-        answering.read(workdir / "eval" / f"step_{step:06d}.jsonl", r.num_problems, r.num_samples)
+        answering.read(workdir / "eval" / f"step_{step:06d}.jsonl", r.num_problems)
         for step, r in ((0, before), (steps, after))
     )
     print(f"picture: {picture}")

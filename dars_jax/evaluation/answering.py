@@ -193,8 +193,11 @@ def _write(
         os.fsync(file.fileno())
 
 
-def read(path: Path, problems: int, n: int) -> Answers:
-    """Graded answers of a finished file: n to each of `problems`, less those without a reward.
+def read(path: Path, problems: int, n: int | None = None) -> Answers:
+    """Graded answers of a finished file, n to each of `problems`, less those without a reward.
+
+    Args:
+      n: None takes as many as there are.
 
     Raises:
       ValueError: it holds another number of them.
@@ -207,6 +210,8 @@ def read(path: Path, problems: int, n: int) -> Answers:
             verdict.append(Verdict[line["verdict"].upper()])
             length.append(line["length"])
             truncated.append(line["truncated"])
+    if n is None:
+        n = len(reward) // problems
     if len(reward) != problems * n:
         raise ValueError(f"{path} has {len(reward):,} answers, expected {problems:,} x {n}")
     inside = ~np.isin(verdict, OUTSIDE)
