@@ -21,7 +21,8 @@ from dars_jax.tasks import countdown
 
 TESTS = pathlib.Path(__file__).resolve().parent
 SETTINGS = {
-    "reward.name": "processes:even", "rollout.num_prompts": 10, "rollout.n_max": 16,
+    "reward.name": "processes:even", "reward.in_process": True,
+    "rollout.num_prompts": 10, "rollout.n_max": 16,
     "rollout.slots": 8, "rollout.prefixes": 2, "rollout.prefill_batch": 2,
     "learner.micro_batch_rows": 8, "eval.num_samples": 4, "eval.every": 1, "checkpoint.every": 1,
     "checkpoint.keep": 9,
