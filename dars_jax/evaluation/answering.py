@@ -20,7 +20,7 @@ from dars_jax.evaluation import scores
 from dars_jax.evaluation.benchmarks import Benchmark
 from dars_jax.evaluation.scores import Answers, Report
 from dars_jax.policy import decoder
-from dars_jax.rewards import OUTSIDE, Grader, Verdict
+from dars_jax.rewards import OUTSIDE, Grader, GradingError, Verdict
 from dars_jax.rollout import stages
 from dars_jax.setup import build
 from dars_jax.types import Rollouts
@@ -153,14 +153,26 @@ def _sample(
 
 def _answers(everything: Rollouts) -> Answers:
     r = stages.judged(everything)
+    problems = int(everything.prompt.max()) + 1
+    _need_all(r.prompt, problems)
     return Answers(
-        num_problems=int(everything.prompt.max()) + 1,
+        num_problems=problems,
         problem=r.prompt.astype(np.int64),
         reward=r.reward.astype(np.float64),
         correct=r.verdict == Verdict.CORRECT,
         length=r.length.astype(np.int64),
         truncated=r.truncated,
     )
+
+
+def _need_all(problem: np.ndarray, problems: int) -> None:
+    """Pass@k of a problem whose answers have no reward is not known."""
+    missing = problems - len(np.unique(problem))
+    if missing:
+        raise GradingError(
+            f"the reward left out all answers to {missing} of {problems} problems: leave such rows "
+            "out of the data, or judge one answer at least"
+        )
 
 
 def _write(
@@ -201,6 +213,7 @@ def read(path: Path, problems: int, n: int | None = None) -> Answers:
 
     Raises:
       ValueError: it holds another number of them.
+      GradingError: all answers to a problem are without a reward.
     """
     reward, verdict, length, truncated = [], [], [], []
     with path.open() as file:
@@ -215,9 +228,11 @@ def read(path: Path, problems: int, n: int | None = None) -> Answers:
     if len(reward) != problems * n:
         raise ValueError(f"{path} has {len(reward):,} answers, expected {problems:,} x {n}")
     inside = ~np.isin(verdict, OUTSIDE)
+    problem = np.repeat(np.arange(problems), n)[inside]
+    _need_all(problem, problems)
     return Answers(
         num_problems=problems,
-        problem=np.repeat(np.arange(problems), n)[inside],
+        problem=problem,
         reward=np.array(reward, np.float64)[inside],
         correct=(np.array(verdict) == Verdict.CORRECT)[inside],
         length=np.array(length, np.int64)[inside],

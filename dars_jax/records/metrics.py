@@ -52,9 +52,8 @@ def rollout_metrics(
         "num_prompts": num_prompts,
         "num_rollouts": len(rollouts),
         "reward_mean": float(rollouts.reward.mean()),
-        "pass_at_1": float(
-            (k[seen] / n_pre[seen]).mean()
-        ),  # of the pre-rollouts: top-ups favour the hard
+        # of the pre-rollouts: top-ups favour the hard
+        "pass_at_1": float((k[seen] / n_pre[seen]).mean()),
         "solved_none": float((k[seen] == 0).mean()),
         "solved_some": float(((k > 0) & (k < n_pre))[seen].mean()),
         "solved_all": float((k == n_pre)[seen].mean()),

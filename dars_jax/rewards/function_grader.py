@@ -162,10 +162,7 @@ class FunctionGrader:
             return
         calls = [call for _, call in pending]
         with contextlib.nullcontext() if self._ours else _free_transfers():
-            try:
-                outcomes = functions.rewards(self._function, calls)
-            except MemoryError:
-                outcomes = [{"verdict": int(Verdict.TOO_BIG)}] * len(calls)
+            outcomes = functions.rewards(self._function, calls)
         self._take(pending, outcomes)
 
     def _send(self, tickets: list[tuple[Hashable, dict]]) -> None:
@@ -290,6 +287,6 @@ def load_grader(
         path = [str(ROOT), *sys.path]
         limits = (repr(float(timeout_s)), str(int(memory_gib * 2**30)))
         env = os.environ | {"PYTHONHASHSEED": "0", "JAX_PLATFORMS": "cpu"}  # chips are taken
-        argv = ("-c", _MAIN, json.dumps(path), name, *limits)
+        argv = ("-P", "-c", _MAIN, json.dumps(path), name, *limits)
         pool = Pool(num_workers, Command(argv, env, quiet=False))
     return FunctionGrader(function, correct_at=correct_at, max_errors=max_errors, pool=pool)

@@ -12,7 +12,6 @@ import signal
 import sys
 
 from dars_jax.rewards import functions
-from dars_jax.rewards.grader import Verdict
 
 
 def main(name: str, cpu_limit_s: float, memory_limit: int) -> None:
@@ -28,12 +27,8 @@ def main(name: str, cpu_limit_s: float, memory_limit: int) -> None:
         item = json.loads(line)
         # The signal's default action ends the process, also inside a C loop.
         signal.setitimer(signal.ITIMER_PROF, cpu_limit_s * len(item["calls"]))
-        try:
-            outcomes = functions.rewards(function, item["calls"])
-        except MemoryError:
-            outcomes = [{"verdict": int(Verdict.TOO_BIG)}] * len(item["calls"])
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
+        outcomes = functions.rewards(function, item["calls"])
+        signal.setitimer(signal.ITIMER_PROF, 0)
         reply = json.dumps({"id": item["id"], "outcomes": outcomes}).encode() + b"\n"
         while reply:
             reply = reply[os.write(replies, reply) :]

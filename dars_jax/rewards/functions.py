@@ -19,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from dars_jax.rewards.grader import Verdict
+
 KEYWORDS = ("prompt", "row", "tokens", "finished")
 _PLURAL = {"prompts": "prompt", "rows": "row", "tokens": "tokens", "finished": "finished"}
 _BATCH = 64  # answers of one call of a batch function
@@ -103,12 +105,24 @@ def of(call: Callable[..., Any], name: str) -> Function:
 
 
 def rewards(function: Function, calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Calls the function -> {"reward": number in [0, 1], or None} or {"error": text} each.
+    """Calls the function.
 
     Args:
       calls: {"response": text, "forms": accepted answers, and what the function wants} each.  Of
         several forms the best counts; a form whose reward is None or NaN does not.
+
+    Returns:
+      {"reward": number in [0, 1], or None}, {"error": text} or {"verdict": TOO_BIG} each.
     """
+    try:
+        return _rewards(function, calls)
+    except MemoryError:
+        if len(calls) == 1:
+            return [{"verdict": int(Verdict.TOO_BIG)}]
+        return [outcome for call in calls for outcome in rewards(function, [call])]
+
+
+def _rewards(function: Function, calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     flat = [(call, form) for call in calls for form in call["forms"]]
     values = iter(_values(function, flat))
     outcomes = []
@@ -131,7 +145,7 @@ def _values(function: Function, flat: list[tuple[Mapping, str]]) -> list[float |
 
 
 def _guarded(step: Callable[..., Any], *args: Any) -> Any:
-    """What step returns; of an exception its text.  MemoryError is the caller's."""
+    """What step returns; of an exception its text.  MemoryError is for `rewards`."""
     try:
         return step(*args)
     except (KeyboardInterrupt, MemoryError):
@@ -197,10 +211,11 @@ def _file(place: str) -> ModuleType:
     path = Path(place).resolve()
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"reward_file_{path.stem}"  # a user's json.py must not stand in for another json
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # its name ends in .py
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     sys.path.append(str(path.parent))
     spec.loader.exec_module(module)
     return module

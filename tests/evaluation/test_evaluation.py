@@ -12,7 +12,7 @@ from dars_jax.commands import cli, evaluate, generations
 from dars_jax.config import defaults, flatten
 from dars_jax.data import prompts
 from dars_jax.evaluation import answering, benchmarks, report, scores
-from dars_jax.rewards import MathGrader
+from dars_jax.rewards import GradingError, MathGrader
 from dars_jax.setup import base_policy, build
 from dars_jax.tasks import countdown
 
@@ -228,13 +228,6 @@ def one_problem(name):
     return benchmarks.Benchmark(name, examples, ("0",)), answers
 
 
-def test_a_problem_without_answers_has_no_figures():
-    with pytest.raises(ValueError, match="1 of 2 problems have no answer"):
-        scores.report(
-            scores.Answers(2, np.zeros(3, int), np.ones(3), np.ones(3, bool), None, None), 0
-        )
-
-
 # Answers of a policy ------------------------------------------------------------------------------
 
 
@@ -323,6 +316,9 @@ def test_a_finished_file_is_read_and_a_wrong_one_refused(small, tmp_path):
     answers = answering.answer(parts, None, None, benchmark, output, noise=-1)
     assert scores.report(answers, 0).avg == 1
     assert scores.report(answers, 0).num_samples == SAMPLES - 1
+    output.write_text((json.dumps(line) + "\n") * (PROBLEMS - 1) * SAMPLES + left_out * SAMPLES)
+    with pytest.raises(GradingError, match="left out all answers to 1 of 10 problems"):
+        answering.answer(parts, None, None, benchmark, output, noise=-1)
     output.write_text(json.dumps(line) + "\n")
     with pytest.raises(ValueError, match=r"has 1 answers, expected 10 x 8"):
         answering.answer(parts, None, None, benchmark, output, noise=-1)

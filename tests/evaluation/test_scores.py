@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dars_jax.evaluation.scores import Answers, gain
+from dars_jax.evaluation.scores import Answers, gain, report
 
 
 def answers(correct, n=4):
@@ -35,3 +35,8 @@ def test_no_change_is_no_gain():
 def test_other_problems_are_refused():
     with pytest.raises(ValueError, match="3 problems before, 2 after"):
         gain(answers([0, 1, 2]), answers([0, 1]), 1, seed=0)
+
+
+def test_a_problem_without_answers_has_no_figures():
+    with pytest.raises(ValueError, match="1 of 2 problems have no answer"):
+        report(Answers(2, np.zeros(3, int), np.ones(3), np.ones(3, bool), None, None), 0)

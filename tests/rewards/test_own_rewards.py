@@ -1,12 +1,21 @@
 """A reward of the user's own: how it is found, called, limited, and what it may return."""
 
+import json
 import math
+import sys
 import textwrap
 
 import numpy as np
 import pytest
 
-from dars_jax.rewards import Context, FunctionGrader, GradingError, Verdict, load_grader
+from dars_jax.rewards import (
+    Context,
+    FunctionGrader,
+    GradingError,
+    Verdict,
+    function_grader,
+    load_grader,
+)
 
 CONTEXT = Context(uid=4, prompt="2 + 2", row={"level": 3}, tokens=[7, 1], finished=True)
 
@@ -138,13 +147,29 @@ def test_a_limit_that_no_answer_keeps_is_an_error(tmp_path):
         grades(f"{place}:check", *map(str, range(20)), timeout_s=0.02)
 
 
-def test_an_answer_that_takes_all_memory_is_too_big(tmp_path):
+@pytest.mark.parametrize("plural", ["", "s"])
+def test_an_answer_that_takes_all_memory_is_too_big(tmp_path, plural):
     place = written(tmp_path, """
-        def check(response, answer):
-            return len(bytearray(2**32 if response == "big" else 1)) > 0
+        def one(response): return len(bytearray(2**32 if response == "big" else 1)) > 0
+        def check(response, answer): return one(response)
+        def checks(responses, answers): return [one(r) for r in responses]
     """)  # fmt: skip
-    got = grades(f"{place}:check", "x", "big", "y", memory_gib=0.5)
+    got = grades(f"{place}:check{plural}", "x", "big", "y", memory_gib=0.5)
     assert [g.verdict.name for g in got] == ["CORRECT", "TOO_BIG", "CORRECT"]
+
+
+def test_a_worker_that_never_answers_is_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr(function_grader, "_STALLED_S", 0.5)
+    place = written(tmp_path, "import time\ndef check(r, a): time.sleep(3600)\n")
+    with pytest.raises(GradingError, match="or never answered"):
+        grades(f"{place}:check", "x")
+
+
+def test_a_file_named_like_a_library_takes_its_place_nowhere(tmp_path):
+    place = written(tmp_path, "def check(r, a): return True\n", "json.py")
+    assert grades(f"{place}:check", "x", in_process=True)[0].reward == 1.0
+    assert json.loads("[1]") == [1] and sys.modules["json"] is json
+    assert grades(f"{place}:check", "x")[0].reward == 1.0
 
 
 def test_what_it_prints_disturbs_nobody(tmp_path):
