@@ -33,6 +33,7 @@ TRAIN = [
     "matplotlib>=3.8",  # Pass@k curves
     "scipy>=1.11",  # Student's intervals; jax needs it, too
 ]
+WANDB = ["wandb>=0.19"]
 SERVE = [  # OpenAI's interface; JetStream's needs nothing more
     "starlette>=0.46",
     "uvicorn>=0.34",
@@ -85,7 +86,8 @@ setup(
     extras_require={
         "train": TRAIN,
         "serve": TRAIN + SERVE,
-        "test": TRAIN + SERVE + TEST,
+        "wandb": TRAIN + WANDB,
+        "test": TRAIN + SERVE + WANDB + TEST,
         "docs": DOCS,
         "tpu": ["jax[tpu]>=0.10"],
         "gpu": ["jax[cuda13]>=0.10"],

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from threading import Thread
@@ -256,7 +257,7 @@ class OpenAIServer:
         self._socket.close()
 
     async def _drain(self, grace: float) -> None:
-        self._uvicorn.config.timeout_graceful_shutdown = grace
+        self._uvicorn.config.timeout_graceful_shutdown = math.ceil(grace)
         self._uvicorn.should_exit = True
         await self._serving
         rest = asyncio.all_tasks() - {asyncio.current_task()}
