@@ -34,7 +34,7 @@ HOUSE = {
     "setup": ["presets", "base_policy", "plan", "build", "saved_state"],
     "evaluation": ["benchmarks", "scores", "answering", "report"],
     "study": ["arms", "runs", "resampling", "compare", "loudness", "claims", "page", "figures",
-              "paper", "look"],
+              "reproduction", "variants", "paper", "look"],
     "training": ["assemble", "stop", "loop"],
     "tpu": ["topology", "flops", "hlo", "hlo_traffic", "aot", "cost"],
     "commands": ["cli", "startup", "train", "evaluate", "generations", "export", "serve",
