@@ -25,7 +25,8 @@ def train(config: ConfigDict, workdir: Path, processes: distributed.Address | No
         with cli.one_line_errors():
             if distributed.is_first():
                 stack.enter_context(cli.alone(workdir, "trainer"))
-            build.make_plan(config)  # a mistake in it should not begin a run at W&B
+            if config.wandb.project:
+                build.make_plan(config)  # a mistake in it should not begin a run at W&B
             log = metrics.Console(0).log
             tracker = stack.enter_context(tracking(config, workdir, log))
         return _train(config, workdir, tracker)

@@ -126,7 +126,7 @@ class PolicyEngine(engine_api.Engine):
         seed: int = 0,
     ):
         self._programs = programs
-        self._own_tokenizer = JetStreamTokenizer(tokenizer, programs.config.prompt_tokens)
+        self._tokenizer = JetStreamTokenizer(tokenizer, programs.config.prompt_tokens)
         self._sampling, self._steps, self._seed = sampling, steps_per_dispatch, seed
         self._count = itertools.count()
         config, model_config = programs.config, programs.model_config
@@ -223,7 +223,7 @@ class PolicyEngine(engine_api.Engine):
 
     def pad(self, ids: Sequence[int]) -> tuple[jax.Array, int]:
         """Token ids -> (int32[p] in a prefill bucket, true length); ValueError if too many."""
-        tokens, length = self._own_tokenizer.pad(ids, jax_padding=True)
+        tokens, length = self._tokenizer.pad(ids, jax_padding=True)
         return jnp.asarray(tokens), length
 
     def score(
@@ -246,7 +246,7 @@ class PolicyEngine(engine_api.Engine):
 
     def build_tokenizer(self, metadata: tokenizer_pb2.TokenizerParameters) -> JetStreamTokenizer:
         """The policy's own tokenizer; the metadata has nothing to add."""
-        return self._own_tokenizer
+        return self._tokenizer
 
     @property
     def sampling(self) -> SamplingConfig:

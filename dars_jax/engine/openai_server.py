@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import math
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -24,6 +25,8 @@ from dars_jax.engine.openai_replies import ChatReplies, Part, Replies, Scores
 from dars_jax.engine.openai_requests import ChatRequest, CompletionRequest, Job, Limits, Refusal
 from dars_jax.engine.text import StopText, TextStream
 from dars_jax.policy import decoder
+
+_log = logging.getLogger(__name__)
 
 _MOST_BYTES = 8 << 20  # of a request
 _SEEDED = -3  # stands where rollouts have their step: streams of requests with a seed of their own
@@ -96,8 +99,11 @@ class Api:
         return JSONResponse(replies.whole([openai_replies.whole(a) for a in answers], scores))
 
     async def _events(self, request: Request, job: Job, replies: Replies) -> AsyncIterator[str]:
-        async for index, part in self._parts(request, job):
-            yield _event(replies.chunk(index, part))
+        try:
+            async for index, part in self._parts(request, job):
+                yield _event(replies.chunk(index, part))
+        except ClientDisconnect:
+            return
         if job.usage:
             yield _event(replies.last_chunk())
         yield "data: [DONE]\n\n"
@@ -192,6 +198,7 @@ def _http_error(_: Request, error: Exception) -> Response:
 
 
 def _failed(_: Request, error: Exception) -> Response:
+    _log.error("a request failed", exc_info=error)
     refusal = Refusal(f"{type(error).__name__}: {error}", status=500)
     return JSONResponse(openai_replies.error(refusal), 500)
 
@@ -233,17 +240,19 @@ class OpenAIServer:
         self._thread = Thread(target=self._loop.run_forever, name="openai", daemon=True)
         self._thread.start()
         self._driver = Driver(engine, params, failed)
-        self._wait(self._start(engine, params, tokenizer, model))
+        self._wait(self._start(Api(self._driver, engine, params, tokenizer, model), failed))
 
-    async def _start(
-        self, engine: PolicyEngine, params: decoder.Params, tokenizer: Tokenizer, model: str
-    ) -> None:
-        api = Api(self._driver, engine, params, tokenizer, model)
+    async def _start(self, api: Api, failed: Callable[[Exception], None]) -> None:
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and isinstance(error := task.exception(), Exception):
+                failed(error)
+
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(api.app, lifespan="off", log_config=None, log_level="critical",
                            access_log=False)
         )  # fmt: skip
         self._serving = asyncio.create_task(self._uvicorn.serve(sockets=[self._socket]))
+        self._serving.add_done_callback(ended)
         while not self._uvicorn.started and not self._serving.done():
             await asyncio.sleep(0.01)
 

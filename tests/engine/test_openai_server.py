@@ -322,6 +322,24 @@ def test_a_client_that_goes_away_frees_its_slots(served, direct, monkeypatch, st
     assert complete(served, PROMPTS[3], max_tokens=3).choices[0].text == words(ids[:3])
 
 
+def test_an_engine_that_fails_is_reported_and_can_be_stopped(programs, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(programs.engine, "insert", broken)
+    failures = queue.SimpleQueue()
+    server = OpenAIServer(programs.engine, programs.params, Words(), "tiny", host="127.0.0.1",
+                          port=0, failed=failures.put)  # fmt: skip
+    url = f"http://{server.address}/v1/completions"
+    with futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(httpx.post, url, json=dict(model="tiny", prompt=[10]), timeout=30)
+        assert "out of memory" in str(failures.get(timeout=30))
+        assert httpx.post(url, json=dict(model="tiny", prompt=[10])).status_code == 503
+        server.stop()
+        with pytest.raises(httpx.HTTPError):
+            waiting.result().raise_for_status()
+
+
 def test_answers_in_work_end_before_the_server_does_and_no_thread_stays(programs, direct):
     ((ids, _),) = direct([(PROMPTS[3], (0,) * 5)], GREEDY)
     before = set(threading.enumerate())
