@@ -193,4 +193,4 @@ def test_a_test_stands_in_the_room_of_what_it_tests():
     tests = PACKAGE.parent / "tests"
     rooms = {room.split(".")[0] for room in ROOMS if room}
     found = {path.parent.name for path in tests.rglob("test_*.py") if path.parent != tests}
-    assert found <= rooms
+    assert found <= rooms | {"embedding"}  # that of docs/embedding, in others' trainers

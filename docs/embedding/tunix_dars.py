@@ -31,7 +31,7 @@ class DARSLearner(grpo_learner.GRPOLearner):
     """
 
     schedule, n_max = "hw", 32
-    seen = []  # noqa: RUF012  what each step saw, for the table below
+    steps = ()  # what happened, for the table below
 
     def _process_accumulated_batches(self, micro_batches, micro_batch_sizes, mode):
         if not micro_batches:  # tunix asks once more at the end of a step
@@ -53,7 +53,8 @@ class DARSLearner(grpo_learner.GRPOLearner):
 
         advantages = np.asarray(group_advantages(example.advantages, prompt, len(more)))
         if mode == MODE.TRAIN:
-            self.seen.append((merged["prompts"][::n], correct, more, prompt, advantages))
+            lengths = example.completion_mask.sum(axis=1)
+            self.steps += ((merged["prompts"][::n], correct, more, prompt, advantages, lengths),)
         kept = (advantages != 0) & np.any(example.completion_mask, axis=1)
         dealt = rows.deal(
             kept if kept.any() else prompt >= 0,
@@ -86,6 +87,7 @@ class DARSLearner(grpo_learner.GRPOLearner):
 
 
 SIGNS = "<>abcdefghijklmnop"
+PROMPTS = ["<b", "<e", ">h", ">c"]
 
 
 class Letters:
@@ -122,7 +124,7 @@ def make_learner(num_steps):
                 mini_batch_size=4, train_micro_batch_size=2, rollout_micro_batch_size=4,
             ),
             rollout_config=base_rollout.RolloutConfig(
-                max_tokens_to_generate=2, max_prompt_length=4, kv_cache_size=16, temperature=1.0
+                max_tokens_to_generate=3, max_prompt_length=4, kv_cache_size=16, temperature=1.0
             ),
         ),
     )  # fmt: skip
@@ -133,12 +135,12 @@ def make_learner(num_steps):
     return DARSLearner(rl_cluster=cluster, algo_config=config, reward_fns=in_order)
 
 
-def main(num_steps=10):
+def main(num_steps=8):
     learner = make_learner(num_steps)
-    learner.train([{"prompts": ["<b", "<e", ">h", ">c"]}] * num_steps)
+    learner.train([{"prompts": PROMPTS}] * num_steps)
     history = learner.rl_cluster.actor_trainer.metrics_logger
     losses = history.get_metric_history("actor", "loss", "train")
-    for step, (prompts, correct, more, prompt, _) in enumerate(learner.seen):
+    for step, (prompts, correct, more, prompt, *_) in enumerate(learner.steps):
         seen = " ".join(
             f"{p} {k}/8 +{m:<2}" for p, k, m in zip(prompts, correct, more, strict=True)
         )
