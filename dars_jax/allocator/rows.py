@@ -31,11 +31,14 @@ def expand(more: ArrayLike, batch_size: int | None = None) -> np.ndarray:
       ValueError: counts that are no whole numbers, are negative, or are not in one row.
     """
     counts = np.asarray(more)
+    counts = counts if counts.size else counts.astype(int)  # an empty list has floats
     if counts.ndim != 1 or counts.dtype.kind not in "iu" or (counts.size and counts.min() < 0):
         raise ValueError(
             f"more is {counts.dtype}{list(counts.shape)}, least {min(counts.ravel(), default=0)}: "
             "give the further rollouts of each prompt, int[prompts], none negative"
         )
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: a sampler draws one rollout at least")
     prompt = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     size = (
         padded_size(len(prompt)) if not batch_size else -(-len(prompt) // batch_size) * batch_size
