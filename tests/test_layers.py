@@ -36,8 +36,8 @@ HOUSE = {
               "paper", "look"],
     "training": ["assemble", "stop", "loop"],
     "tpu": ["topology", "flops", "hlo", "hlo_traffic", "aot", "cost"],
-    "commands": ["cli", "startup", "train", "evaluate", "generations", "export", "serve",
-                 "compile_tpu", "reproduce", "plot", "console"],
+    "commands": ["console", "cli", "startup", "train", "evaluate", "generations", "export", "serve",
+                 "compile_tpu", "reproduce", "plot"],
     "bench": ["work", "steps", "allocators", "__main__"],
     "drills": ["soak", "crash", "grading", "rewrites"],
 }  # fmt: skip
