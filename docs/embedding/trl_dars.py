@@ -43,7 +43,7 @@ class DARSTrainer(trl.GRPOTrainer):
         n = self.num_generations
         parts = [super()._generate_and_score_completions(inputs)]
         rewards, prompt = self.rewards, np.arange(len(inputs)) // n
-        correct = np.sum(rewards.reshape(-1, n) > 0.5, axis=1)
+        correct = np.sum(rewards.reshape(-1, n) >= 0.5, axis=1)
         more = np.asarray(top_up(correct, n, schedule=self.schedule, n_max=self.n_max))
         self.num_generations = 1  # TRL reshapes rewards by it
         for mine in rows.expand(more, len(inputs)):

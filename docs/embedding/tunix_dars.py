@@ -41,7 +41,7 @@ class DARSLearner(grpo_learner.GRPOLearner):
         first = np.arange(size)
         example = self._sample(merged, first, mode, draw=0)
         rewards, prompt = example.advantages, first // n
-        correct = np.sum(np.reshape(rewards, (-1, n)) > 0.5, axis=1)
+        correct = np.sum(np.reshape(rewards, (-1, n)) >= 0.5, axis=1)
         more = np.zeros_like(correct)
         if mode == MODE.TRAIN:
             more = np.asarray(top_up(correct, n, schedule=self.schedule, n_max=self.n_max))
