@@ -87,7 +87,7 @@ class DARSLearner(grpo_learner.GRPOLearner):
 
 
 SIGNS = "<>abcdefghijklmnop"
-PROMPTS = ["<b", "<e", ">h", ">c"]
+PROMPTS = np.array(["<b", "<e", ">h", ">c"])  # lists tunix repeats only in micro-batches
 
 
 class Letters:
