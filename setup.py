@@ -33,6 +33,10 @@ TRAIN = [
     "matplotlib>=3.8",  # Pass@k curves
     "scipy>=1.11",  # Student's intervals; jax needs it, too
 ]
+NOTEBOOKS = [
+    "ipykernel>=6.29",
+    "nbclient>=0.10",
+]
 DOCS = [
     "mkdocs-material>=9.8",
     "mkdocstrings[python]>=1",
@@ -80,6 +84,7 @@ setup(
         "train": TRAIN,
         "test": TRAIN + TEST,
         "docs": DOCS,
+        "notebooks": NOTEBOOKS,
         "tpu": ["jax[tpu]>=0.10"],
         "gpu": ["jax[cuda13]>=0.10"],
     },

@@ -41,6 +41,19 @@ def _names(known: tuple[str, ...], what: str) -> Callable[[str], tuple[str, ...]
     return parse
 
 
+def _parts(text: str) -> dict[str, int | None]:
+    """{part: its seeds, None if nothing is said} of a list like "bases,large:2"."""
+    parts = {}
+    for word in filter(None, text.split(",")):
+        name, colon, seeds = word.partition(":")
+        if name not in arms.ALSO:
+            raise argparse.ArgumentTypeError(
+                f"unknown part {name!r}: expected some of {', '.join(arms.ALSO)}"
+            )
+        parts[name] = _positive(seeds) if colon else None
+    return parts
+
+
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
@@ -60,24 +73,27 @@ def main() -> int:
     parser.add_argument("--budget", choices=arms.AXES, default="prompts",
                         help="at equal numbers of what arms are compared first; the report has "
                         "all three")  # fmt: skip
-    parser.add_argument("--also", type=_names(tuple(arms.ALSO), "part"), help="besides the arms, "
-                        "with commas; bases: weaker and stronger base policies; rates: half and "
-                        "twice the learning rate; large: a policy eight times the size (bases; "
-                        "with --quick nothing)")  # fmt: skip
+    parser.add_argument("--also", type=_parts, help="parts besides the arms, with commas, NAME or "
+                        "NAME:SEEDS; bases: weaker and stronger base policies; rates: half and "
+                        "twice the learning rate; breadth: a half and a quarter of it, long; "
+                        "strong: a stronger base, long; large: a policy eight times the size "
+                        "(bases; with --quick nothing)")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="what can be seen in minutes")
     parser.add_argument("--jobs", type=_positive, default=len(os.sched_getaffinity(0)),
                         help="runs at a time, one thread each (one for each core)")  # fmt: skip
     args = parser.parse_args()
     quick = args.quick
+    seeds = args.seeds or (2 if quick else 5)
+    also = ({} if quick else {"bases": None}) if args.also is None else args.also
     with cli.on_the_host():  # heavy: only now that the command line is known to be right
         from dars_jax.commands import reproduce
 
     return reproduce.reproduce(ROOT, reproduce.Options(
         workdir=args.workdir,
-        seeds=args.seeds or (2 if quick else 5),
+        seeds=seeds,
         arms=args.arms or (arms.QUICK if quick else known),
         prompts=arms.SHORT if quick else arms.LONG,
-        also=(() if quick else ("bases",)) if args.also is None else args.also,
+        also={part: own or seeds for part, own in also.items()},
         axis=args.budget,
         jobs=args.jobs,
         command=shlex.join(["python", "launch/reproduce.py", *sys.argv[1:]]),

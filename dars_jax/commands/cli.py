@@ -63,11 +63,12 @@ def reward_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone(workdir: Path, who: str) -> Iterator[None]:
-    """Lets one process into a working directory; the lock goes with it, however it ends.
+    """Lets one process into a working directory, made if need be; the lock ends with the process.
 
     Raises:
       ValueError: another one is there.
     """
+    workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from dars_jax.records.progress import Progress
 from dars_jax.study import page, paper, runs
 from dars_jax.study.arms import STANDARD, Trial, Variant, trials
 from dars_jax.study.compare import Study
+from dars_jax.study.reproduction import Reproduction
 
 POLL_SECONDS = 0.5
 
@@ -37,7 +38,7 @@ class Options:
     seeds: int
     arms: tuple[str, ...]
     prompts: int
-    also: tuple[str, ...]  # of arms.ALSO
+    also: Mapping[str, int]  # seeds of which part of arms.ALSO
     axis: str
     jobs: int
     command: str  # as the report says it
@@ -92,7 +93,6 @@ def reproduce(root: Path, options: Options) -> int:
       root: of the checkout, with configs/ and launch/.
     """
     with cli.one_line_errors(), contextlib.ExitStack() as stack:
-        options.workdir.mkdir(parents=True, exist_ok=True)
         stack.enter_context(cli.alone(options.workdir, "reproduction"))
         jobs = [_job(root, options.workdir, trial) for trial in options.trials()]
         failed = _run_all(jobs, options)
@@ -210,7 +210,7 @@ def write_report(options: Options) -> list[Path]:
     studies = {variant: Study({name: tuple(mine) for name, mine in arms.items()})
                for variant, arms in found.items()}  # fmt: skip
     main = studies.pop(STANDARD)
-    reproduction = paper.Reproduction(main, studies, options.axis, options.command)
+    reproduction = Reproduction(main, studies, options.axis, options.command)
     directory = options.workdir / "report"
     written = page.write(directory, "report", paper.blocks(reproduction))
     content: dict[str, Any] = paper.to_json(reproduction)

@@ -5,7 +5,7 @@ numbers of prompts, and differs from the others only in what its line says.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dars_jax.config import ConfigDict
@@ -69,24 +69,37 @@ class Variant:
 
 
 STANDARD = Variant("")
-# What can be run besides the arms: variants, and the arms that are run in them, for SHORT prompts.
-_SPLITS = ("breadth_naive", "dars_b", "breadth_24", "breadth_24_maxrl", "dars_b_maxrl",
-           "dars_b_half", "ada_b_maxrl")  # fmt: skip
-ALSO: dict[str, tuple[tuple[Variant, ...], tuple[str, ...]]] = {
-    "bases": (
-        tuple(Variant(f"base_{n}", warmup_steps=n) for n in (60, 120, 150, 300)),
-        ("grpo", "dars_b", "breadth_24_maxrl", "dars_b_half"),
-    ),
-    "rates": (
-        tuple(Variant(f"rate_{factor}", rate=factor) for factor in (0.5, 2.0)),
-        _SPLITS,
-    ),
-    # eight times the parameters; 60 steps make its base as weak as the standard one
-    "large": (
-        (Variant("large", warmup_steps=60, rate=0.5, architecture="countdown-8x"),),
-        ("grpo", "dars_b", "breadth_24_maxrl", "dars_b_half", "dars_b_maxrl"),
-    ),
-}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What can be run besides the arms: some of them, in variants, for so many prompts."""
+
+    variants: tuple[Variant, ...]
+    arms: tuple[str, ...]
+    prompts: int
+
+
+def _bases(*steps: int) -> tuple[Variant, ...]:
+    return tuple(Variant(f"base_{n}", warmup_steps=n) for n in steps)
+
+
+def _rates(*factors: float) -> tuple[Variant, ...]:
+    return tuple(Variant(f"rate_{factor}", rate=factor) for factor in factors)
+
+
+_MIXES = ("dars_b", "breadth_24_maxrl", "dars_b_half", "dars_b_maxrl")
+# eight times the parameters; 60 steps make its base as weak as the standard one
+_LARGE = Variant("large", warmup_steps=60, rate=0.5, architecture="countdown-8x")
+ALSO = {
+    "bases": Part(_bases(60, 120, 150, 300),
+                  ("grpo", "dars_b", "breadth_24_maxrl", "dars_b_half"), SHORT),
+    "rates": Part(_rates(0.5, 2.0),
+                  ("grpo", "breadth_naive", "breadth_24", *_MIXES, "ada_b_maxrl"), SHORT),
+    "breadth": Part(_rates(0.25, 0.5), ("grpo", "breadth_naive"), LONG),
+    "strong": Part(_bases(150), _MIXES, LONG),
+    "large": Part((_LARGE,), ("grpo", "breadth_naive", *_MIXES), SHORT),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +131,23 @@ class Trial:
         }
 
 
-def trials(names: Sequence[str], seeds: int, prompts: int, also: Sequence[str]) -> list[Trial]:
-    """All arms for a seed before the next seed, then the variants likewise."""
+def trials(names: Sequence[str], seeds: int, prompts: int, also: Mapping[str, int]) -> list[Trial]:
+    """All arms for a seed before the next seed, then the parts likewise, no run twice.
+
+    Args:
+      also: how many seeds of which part of ALSO.
+    """
     out = [Trial(ARMS[name], seed, prompts) for seed in range(seeds) for name in names]
-    for part in also:
-        variants, arms = ALSO[part]
-        out += [Trial(ARMS[name], seed, SHORT, variant)
-                for seed in range(seeds) for variant in variants for name in arms]  # fmt: skip
-    return out
+    for name, part_seeds in also.items():
+        part = ALSO[name]
+        out += [
+            Trial(ARMS[arm], seed, part.prompts, variant)
+            for seed in range(part_seeds)
+            for variant in part.variants
+            for arm in part.arms
+        ]
+    longest: dict[str, Trial] = {}
+    for trial in out:  # a shorter run is the beginning of a longer one
+        there = longest.get(trial.directory, trial)
+        longest[trial.directory] = max(trial, there, key=lambda t: t.prompts)
+    return list(longest.values())

@@ -11,6 +11,7 @@ undecided otherwise.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -171,3 +172,16 @@ def winner(question: Question, difference: Estimate) -> str:
     if difference.low > 0:
         return question.arm
     return question.other if difference.high < 0 else "undecided"
+
+
+MIXED = "dars_b"
+MIXES = ("breadth_24_maxrl", "dars_b_half", "dars_b_maxrl")  # what might be better than MIXED
+
+
+def overall(differences: Sequence[Estimate]) -> str:
+    """Of differences at several k: "wins", "loses", "trades", or "undecided" if all hold 0."""
+    better = any(e.low > 0 for e in differences)
+    worse = any(e.high < 0 for e in differences)
+    if better and worse:
+        return "trades"
+    return "wins" if better else "loses" if worse else "undecided"

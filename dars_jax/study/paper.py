@@ -1,47 +1,18 @@
 """The report of a reproduction: what the arms reached, what of the paper holds, at what cost."""
 
 import dataclasses
-import itertools
-import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from dars_jax.study import claims, figures
-from dars_jax.study.arms import ALSO, ARMS, AXES, LONG, PANELS, SHORT, STANDARD, Variant
-from dars_jax.study.compare import KS, Budget, Measure, Study
+from dars_jax.study import claims, figures, variants
+from dars_jax.study.arms import AXES, PANELS, SHORT
+from dars_jax.study.compare import KS, Budget, Measure
 from dars_jax.study.page import Block, Figure, Heading, Table, Text
-from dars_jax.study.resampling import Estimate
+from dars_jax.study.reproduction import TITLES, Reproduction, level_table
 
-TITLES = {name: arm.title for name, arm in ARMS.items()}
 _MET = {True: "met", False: "contradicted", None: "open"}
 _PHASES = ("rollout", "assemble", "update", "publish")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Reproduction:
-    """All runs of a reproduction."""
-
-    main: Study  # the arms, on the standard base policy
-    variants: Mapping[Variant, Study]  # what else was run
-    axis: str  # of the budget that comes first
-    command: str
-
-    @property
-    def most(self) -> int:
-        """The largest k: answers of each problem."""
-        return self.main.runs[self.main.baseline][0].num_samples
-
-    @property
-    def sizes(self) -> list[int]:
-        """Prompts after which arms are compared, as far as the baseline has come."""
-        run = self.main.runs[self.main.baseline][0]
-        return [size for size in (SHORT, LONG) if run.reached("prompts", size)]
-
-    def budgets(self, axis: str) -> list[Budget]:
-        """What the baseline has spent at each size."""
-        return [self.main.budget(axis, size) for size in self.sizes]
 
 
 def blocks(r: Reproduction) -> list[Block]:
@@ -66,9 +37,7 @@ def blocks(r: Reproduction) -> list[Block]:
         *_pull(r),
         *_curves(r),
         *_costs(r),
-        *_bases(r),
-        *_rates(r),
-        *_large(r),
+        *variants.blocks(r),
     ]
 
 
@@ -111,36 +80,8 @@ def _levels(r: Reproduction) -> list[Block]:
             if axis != r.axis and size != r.sizes[-1]:
                 continue  # report.json has them
             what = f"{budget}" if axis == "prompts" else f"{budget}, as the baseline at {size:,}"
-            out += [Heading(f"After {what}", 3), _level_table(r.main, ks, budget)]
+            out += [Heading(f"After {what}", 3), level_table(r.main, ks, budget)]
     return out
-
-
-def _level_table(study: Study, ks: Sequence[int], budget: Budget) -> Table:
-    """Levels with half widths of their intervals."""
-    rows = []
-    first = study.runs[study.baseline]
-    base = [f"{np.mean([run.pass_at(k)[0] for run in first]):.3f}" for k in ks]
-    rows.append(["base policy", "", "", *base, ""])
-    for arm, mine in study.runs.items():
-        if not study.reaches(arm, budget):
-            rows.append([TITLES[arm], "not as far", *[""] * (len(ks) + 2)])
-            continue
-        steps = [run.step_at(budget.axis, budget.amount) for run in mine]
-        prompts = np.mean(
-            [run.column("num_prompts")[:s].sum() for run, s in zip(mine, steps, strict=True)]
-        )
-        cells = [_with_half(study.level(arm, k, budget)) for k in ks]
-        rows.append([TITLES[arm], f"{study.level(arm, 'rollouts', budget).mean:.1f}",
-                     f"{prompts:,.0f}", *cells,
-                     _with_half(study.level(arm, "entropy", budget))])  # fmt: skip
-    header = ["arm", "rollouts/prompt", "prompts", *(f"Pass@{k}" for k in ks), "entropy"]
-    return Table(header, rows)
-
-
-def _with_half(e: Estimate) -> str:
-    if math.isinf(e.high):
-        return f"{e.mean:.3f}"
-    return f"{e.mean:.3f} ±{(e.high - e.low) / 2:.3f}"
 
 
 def findings(r: Reproduction) -> list[tuple[str, list[tuple[Budget, int, claims.Finding]]]]:
@@ -246,83 +187,6 @@ def _costs(r: Reproduction) -> list[Block]:
              "machine, one thread a run, evaluations and starting left out."),
         Table(["arm", "rollouts", "tokens", "rescued prompts", *(f"{p}, s" for p in _PHASES),
                "rest, s"], rows),
-    ]  # fmt: skip
-
-
-def _gain_rows(studies: Mapping[str, Study], ks: Sequence[int]) -> list[list[str]]:
-    """What each arm gained after SHORT prompts, by name of the variant."""
-    budget = Budget("prompts", SHORT)
-    rows = []
-    for name, study in studies.items():
-        for arm, mine in study.runs.items():
-            row = [name, TITLES[arm], str(len(mine))]
-            for k in ks:
-                before = np.mean([run.pass_at(k)[0] for run in mine])
-                row += [f"{before:.3f}", str(study.gain(arm, k, budget))]
-            rows.append(row)
-    return rows
-
-
-def _gain_table(first: str, studies: Mapping[str, Study], ks: Sequence[int]) -> Table:
-    cells = [cell for k in ks for cell in (f"Pass@{k} before", "gain")]
-    return Table([first, "arm", "seeds", *cells], _gain_rows(studies, ks))
-
-
-def _only(study: Study, arms: Sequence[str]) -> Study:
-    return Study({arm: study.runs[arm] for arm in arms if arm in study.runs})
-
-
-def _part(r: Reproduction, part: str) -> dict[Variant, Study]:
-    """The studies of a part, the standard one among them; empty if it was not run."""
-    variants, arms = ALSO[part]
-    if not all(variant in r.variants for variant in variants):
-        return {}
-    return {STANDARD: _only(r.main, arms)} | {v: _only(r.variants[v], arms) for v in variants}
-
-
-def _bases(r: Reproduction) -> list[Block]:
-    found = _part(r, "bases")
-    if not found:
-        return []
-    studies = {v.warmup_steps: found[v] for v in sorted(found, key=lambda v: v.warmup_steps)}
-    k = r.most
-    return [
-        Heading("Weak and strong base policies"),
-        Figure("bases", figures.bases(studies, TITLES, Budget("prompts", SHORT), (1, k)),
-               f"Gain after {SHORT:,} prompts against what the base policy could do: a base that "
-               f"already solves nearly all problems within {k} answers has only breadth to lose."),
-        _gain_table("supervised steps", {str(n): s for n, s in studies.items()}, (1, k)),
-    ]  # fmt: skip
-
-
-def _rates(r: Reproduction) -> list[Block]:
-    found = _part(r, "rates")
-    if not found:
-        return []
-    studies = {f"x {v.rate:g}": found[v] for v in sorted(found, key=lambda v: v.rate)}
-    return [
-        Heading("Is it the learning rate?"),
-        Text(f"The same factors for all arms, after {SHORT:,} prompts."),
-        _gain_table("rate", studies, (1, 8, r.most)),
-    ]
-
-
-def _large(r: Reproduction) -> list[Block]:
-    found = _part(r, "large")
-    if not found:
-        return []
-    variant, study = list(found.items())[-1]
-    budget = Budget("prompts", SHORT)
-    ks = [k for k in KS if k <= r.most]
-    rows = [[f"{TITLES[a]} less {TITLES[b]}",
-             *(str(study.difference(a, b, k, budget)) for k in ks)]
-            for a, b in itertools.pairwise(study.runs)]  # fmt: skip
-    return [
-        Heading("A policy eight times the size"),
-        Text(f"Architecture {variant.architecture}, {variant.warmup_steps} supervised steps, "
-             f"{variant.rate:g} of the learning rate, {SHORT:,} prompts."),
-        _level_table(study, ks, budget),
-        Table(["difference", *(f"Pass@{k}" for k in ks)], rows),
     ]  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def root(tmp_path, monkeypatch):
 
 
 def options(workdir, **changes):
-    settings = {"seeds": 2, "arms": ("grpo", "dars_b"), "prompts": arms.SHORT, "also": (),
+    settings = {"seeds": 2, "arms": ("grpo", "dars_b"), "prompts": arms.SHORT, "also": {},
                 "axis": "prompts", "jobs": 2, "command": "x"}  # fmt: skip
     return reproduce.Options(workdir=workdir, **settings | changes)
 
@@ -95,7 +95,7 @@ def test_a_run_of_other_settings_is_not_taken_for_ours(root, tmp_path, capsys):
 
 
 def test_other_bases_are_runs_of_their_own(tmp_path):
-    trials = options(tmp_path, also=("bases",), prompts=arms.LONG).trials()
+    trials = options(tmp_path, also={"bases": 2}, prompts=arms.LONG).trials()
     directories = [trial.directory for trial in trials]
     assert len(set(directories)) == len(directories) == 2 * 2 + 2 * 4 * 4
     assert "dars_b-base_300/seed_1" in directories
@@ -108,8 +108,19 @@ def test_other_bases_are_runs_of_their_own(tmp_path):
     }  # fmt: skip
 
 
+def test_a_run_that_two_parts_want_is_done_once_and_as_long_as_the_longer(tmp_path):
+    trials = options(tmp_path, also={"bases": 1, "strong": 2}).trials()
+    runs = {t.directory: t.prompts for t in trials}
+    assert len(runs) == len(trials)
+    assert runs["dars_b-base_150/seed_0"] == runs["dars_b-base_150/seed_1"] == arms.LONG
+    assert runs["grpo-base_150/seed_0"] == runs["dars_b-base_120/seed_0"] == arms.SHORT
+    assert "dars_b-base_120/seed_1" not in runs
+
+
 def test_every_arm_exists_and_its_settings_are_known(tmp_path):
-    for trial in options(tmp_path, arms=tuple(arms.ARMS), also=tuple(arms.ALSO)).trials():
+    for trial in options(
+        tmp_path, arms=tuple(arms.ARMS), also=dict.fromkeys(arms.ALSO, 1)
+    ).trials():
         job = reproduce._job(REPO, tmp_path, trial)
         plan.validate(job.config, 1)
 
@@ -143,6 +154,8 @@ def test_when_it_is_stopped_its_runs_are_asked_to_save(root, tmp_path, monkeypat
     [
         (["--arms", "grpo,gpro"], "unknown arm 'gpro': expected some of grpo, depth_naive"),
         (["--seeds", "0"], "'0' is not a number of at least 1"),
+        (["--also", "bases,lagre:2"], "unknown part 'lagre': expected some of bases, rates"),
+        (["--also", "bases:no"], "'no' is not a number of at least 1"),
         (["--budget", "money"], "invalid choice: 'money'"),
     ],
 )

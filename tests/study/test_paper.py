@@ -6,8 +6,9 @@ import made_up_runs
 import numpy as np
 import pytest
 
-from dars_jax.study import arms, look, page, paper, runs
+from dars_jax.study import arms, look, page, paper, runs, variants
 from dars_jax.study.compare import Study
+from dars_jax.study.reproduction import Reproduction
 
 GRPO = {"rollout.schedule": "none"}
 N = 128
@@ -38,8 +39,8 @@ def studies(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reproduction(studies):
-    variants = {v: studies[300] for part in arms.ALSO for v in arms.ALSO[part][0]}
-    return paper.Reproduction(studies[100], variants, "rollouts", "the command")
+    variants = {v: studies[300] for part in arms.ALSO.values() for v in part.variants}
+    return Reproduction(studies[100], variants, "rollouts", "the command")
 
 
 def test_every_picture_has_a_sentence_and_is_a_picture(reproduction):
@@ -55,7 +56,7 @@ def test_every_picture_has_a_sentence_and_is_a_picture(reproduction):
 
 def test_arms_that_have_not_spent_as_much_are_said_to_be_not_as_far(studies):
     shorter = Study({"dars_b": studies[100].runs["dars_b"], "grpo": studies[100].runs["grpo"]})
-    text = page.to_markdown(paper.blocks(paper.Reproduction(shorter, {}, "prompts", "x")))
+    text = page.to_markdown(paper.blocks(Reproduction(shorter, {}, "prompts", "x")))
     assert "| GRPO | not as far |" in text  # GRPO has spent 204,800 rollouts, DARS-B 600,000
 
 
@@ -73,6 +74,17 @@ def test_the_figures_are_there_for_programs(reproduction):
 def test_equal_cost_is_what_the_baseline_had_spent(reproduction):
     budgets = {str(b) for axis in arms.AXES for b in reproduction.budgets(axis)}
     assert {"6,400 prompts", "25,600 prompts", "51,200 rollouts", "204,800 rollouts"} <= budgets
+
+
+def test_a_combination_is_judged_in_every_setting_in_which_it_was_run(studies):
+    cheap, dear = studies[100].runs["grpo"], studies[100].runs["dars_b"]  # as far for a third
+    both = Study({"dars_b": dear, "dars_b_half": cheap})
+    settings = {arms.Variant("base_150", warmup_steps=150): both,
+                arms.Variant("large", architecture="countdown-8x"): both}  # fmt: skip
+    reproduction = Reproduction(studies[100], settings, "prompts", "x")
+    text = page.to_markdown(variants.blocks(reproduction))
+    assert "half DARS-B, half weights: wins with 150 supervised steps, eight times the size" in text
+    assert variants.blocks(Reproduction(studies[100], {}, "prompts", "x")) == []
 
 
 def test_a_page_about_runs_shows_easy_hard_and_rescued_problems_escaped(tmp_path):
