@@ -14,9 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that is not installed
 
-from absl import flags
-
 from dars_jax.commands import cli
+from dars_jax.commands.cli import flags
 
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen on; anybody may ask there")
 _PORT = flags.DEFINE_integer("port", 9000, "0 takes a free one", lower_bound=0, upper_bound=65535)

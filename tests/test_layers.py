@@ -12,8 +12,8 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "dars_jax"
 # from rooms above its own in this list, and from files before it in its own room.
 HOUSE = {
     "": ["placement", "objective", "passk", "types", "config", "distributed"],
-    "allocator": ["integers", "chances", "rows", "asking", "sharing", "gaining", "registry", "pull",
-                  "expected", "__init__"],
+    "allocator": ["integers", "checks", "chances", "rows", "asking", "sharing", "gaining",
+                  "registry", "pull", "expected", "__init__"],
     "tasks": ["countdown", "countdown_tfds", "word_problems"],
     "data": ["sources", "tokenizer", "prompts"],
     "policy": ["decoder", "page_kernels", "attention", "sharding", "hf_config", "hf_layout",
@@ -36,8 +36,8 @@ HOUSE = {
               "allocation", "reproduction", "variants", "paper", "look"],
     "training": ["assemble", "stop", "loop"],
     "tpu": ["topology", "flops", "hlo", "hlo_traffic", "aot", "cost"],
-    "commands": ["cli", "startup", "train", "evaluate", "generations", "export", "serve",
-                 "compile_tpu", "reproduce", "plot", "notebook", "console"],
+    "commands": ["console", "cli", "startup", "train", "evaluate", "generations", "export", "serve",
+                 "compile_tpu", "reproduce", "plot", "notebook"],
     "bench": ["work", "steps", "allocators", "__main__"],
     "drills": ["soak", "crash", "grading", "rewrites"],
 }  # fmt: skip
@@ -52,7 +52,7 @@ PRIVATE = {
     "rollout": {"exchange"},
     "records": {"manifest"},
     "training": {"assemble", "stop"},
-    "allocator": {"integers"},
+    "allocator": {"integers", "checks"},
     "tpu": {"flops", "hlo", "hlo_traffic"},
 }
 
@@ -194,4 +194,4 @@ def test_a_test_stands_in_the_room_of_what_it_tests():
     tests = PACKAGE.parent / "tests"
     rooms = {room.split(".")[0] for room in ROOMS if room}
     found = {path.parent.name for path in tests.rglob("test_*.py") if path.parent != tests}
-    assert found <= rooms
+    assert found <= rooms | {"embedding"}  # that of docs/embedding, in others' trainers

@@ -12,10 +12,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from dars_jax.commands import console
 
-from dars_jax.rewards import GradingError
+try:  # the first import that needs more than jax and numpy, in every script
+    from absl import app, flags
+    from ml_collections import ConfigDict, config_flags
+
+    from dars_jax.rewards import GradingError
+except ModuleNotFoundError as error:
+    console.end_without(error)
 
 EXIT_USAGE = 2  # bad command line, configuration, data or directory
 EXIT_DIVERGED = 3  # gradients that are not finite, step after step
@@ -173,6 +178,8 @@ def start(main: Callable[[], int | None], usage: str, *, needs_config: bool = Tr
         fail(f"--config {file}: no such file")
     try:
         app.run(lambda _: main(), flags_parser=_parse)
+    except ModuleNotFoundError as error:
+        console.end_without(error)
     except KeyboardInterrupt:
         fail("interrupted", 130)
 
