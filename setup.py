@@ -39,6 +39,10 @@ SERVE = [  # OpenAI's interface; JetStream's needs nothing more
     "uvicorn>=0.54",
     "pydantic>=2.14",
 ]
+NOTEBOOKS = [
+    "ipykernel>=6.29",
+    "nbclient>=0.10",
+]
 DOCS = [
     "mkdocs-material>=9.8",
     "mkdocstrings[python]>=1",
@@ -89,6 +93,7 @@ setup(
         "wandb": TRAIN + WANDB,
         "test": TRAIN + SERVE + WANDB + TEST,
         "docs": DOCS,
+        "notebooks": NOTEBOOKS,
         "tpu": ["jax[tpu]>=0.10"],
         "gpu": ["jax[cuda13]>=0.10"],
     },

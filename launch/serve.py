@@ -17,9 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that is not installed
 
-from absl import flags
-
 from dars_jax.commands import cli
+from dars_jax.commands.cli import flags
 
 _API = flags.DEFINE_enum(
     "api", "jetstream", ["jetstream", "openai"], "who can ask: JetStream's clients by gRPC, or "

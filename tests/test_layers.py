@@ -12,8 +12,8 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "dars_jax"
 # from rooms above its own in this list, and from files before it in its own room.
 HOUSE = {
     "": ["placement", "objective", "passk", "types", "config", "distributed"],
-    "allocator": ["integers", "chances", "rows", "asking", "sharing", "gaining", "registry", "pull",
-                  "expected", "__init__"],
+    "allocator": ["integers", "checks", "chances", "rows", "asking", "sharing", "gaining",
+                  "registry", "pull", "expected", "__init__"],
     "tasks": ["countdown", "countdown_tfds", "word_problems"],
     "data": ["sources", "tokenizer", "prompts"],
     "policy": ["decoder", "page_kernels", "attention", "sharding", "hf_config", "hf_layout",
@@ -31,14 +31,14 @@ HOUSE = {
     "rollout": ["exchange", "scheduler", "stages", "simulation"],
     "learner": ["packing", "loss", "gradient", "update", "memory"],
     "records": ["progress", "tracker", "metrics", "manifest", "checkpoint"],
-    "setup": ["presets", "base_policy", "plan", "build", "saved_state"],
+    "setup": ["presets", "arms", "base_policy", "plan", "build", "saved_state"],
     "evaluation": ["benchmarks", "scores", "answering", "report"],
     "study": ["arms", "runs", "resampling", "compare", "loudness", "claims", "page", "figures",
-              "reproduction", "variants", "paper", "look"],
+              "allocation", "reproduction", "variants", "paper", "look"],
     "training": ["assemble", "stop", "loop"],
     "tpu": ["topology", "flops", "hlo", "hlo_traffic", "aot", "cost"],
-    "commands": ["cli", "startup", "train", "evaluate", "generations", "export", "serve",
-                 "compile_tpu", "reproduce", "plot", "console"],
+    "commands": ["console", "cli", "startup", "train", "evaluate", "generations", "export", "serve",
+                 "compile_tpu", "reproduce", "plot", "notebook"],
     "bench": ["work", "steps", "allocators", "__main__"],
     "drills": ["soak", "crash", "grading", "rewrites"],
 }  # fmt: skip
@@ -53,7 +53,7 @@ PRIVATE = {
     "rollout": {"exchange"},
     "records": {"manifest"},
     "training": {"assemble", "stop"},
-    "allocator": {"integers"},
+    "allocator": {"integers", "checks"},
     "tpu": {"flops", "hlo", "hlo_traffic"},
 }
 
@@ -76,6 +76,7 @@ HOMES = {
     "ml_collections": {"config", "setup.plan", "commands.cli", "commands.generations"},
     "scipy": {"study.resampling"},
     "matplotlib": {"evaluation.report", "study.figures"},
+    "IPython": {"commands.notebook"},
     "tensorflow_datasets": {"data.sources", "tasks.countdown_tfds"},
     "sentencepiece": {"data.tokenizer", "tasks.countdown"},
     "safetensors": {"policy.weights", "policy.hf_layout"},
@@ -205,4 +206,4 @@ def test_a_test_stands_in_the_room_of_what_it_tests():
     tests = PACKAGE.parent / "tests"
     rooms = {room.split(".")[0] for room in ROOMS if room}
     found = {path.parent.name for path in tests.rglob("test_*.py") if path.parent != tests}
-    assert found <= rooms
+    assert found <= rooms | {"embedding"}  # that of docs/embedding, in others' trainers
