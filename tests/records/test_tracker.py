@@ -3,6 +3,7 @@
 import json
 import struct
 import sys
+import time
 
 import pytest
 
@@ -40,7 +41,11 @@ def read_back(workdir):
     """Of each start: (run record, {step: {name: number}})."""
     starts = []
     for path in sorted(workdir.glob("wandb/offline-run-*/*.wandb")):
-        run, history = None, {}
+        run, history, until = None, {}, time.monotonic() + 30
+        # a process of W&B's own writes the file, and may still be at it
+        while "exit" not in {r.WhichOneof("record_type") for r in records_of(path)}:
+            assert time.monotonic() < until, path.read_bytes()
+            time.sleep(0.05)
         for record in records_of(path):
             kind = record.WhichOneof("record_type")
             if kind == "run" and run is None:
