@@ -114,6 +114,10 @@ def defaults() -> ConfigDict:
     c.eval.temperature = 1.0
     c.eval.top_p = 1.0
 
+    c.wandb = ConfigDict()
+    c.wandb.project = ""  # Weights & Biases project that gets the scalars, too; "" is none
+    c.wandb.mode = "online"  # or "offline": files below WORKDIR/wandb for `wandb sync`
+
     c.mesh = ConfigDict()
     c.mesh.data = 1  # replicas of the parameters
     c.mesh.fsdp = -1  # shards of the parameters; -1 takes the devices that are left
@@ -126,6 +130,7 @@ FREE_KEYS = (
     "train.num_steps", "checkpoint.every", "checkpoint.keep", "eval.every", "eval.num_samples",
     "eval.temperature", "eval.top_p", "reward.num_workers", "reward.max_errors",
     "data.dir", "rollout.barrier", "rollout.prefixes", "mesh.data", "mesh.fsdp", "mesh.tensor",
+    "wandb.project", "wandb.mode",
 )  # fmt: skip
 
 
