@@ -53,6 +53,16 @@ def dars_b(argument: str = "") -> ConfigDict:
     return _topped_up(presets.start(argument, broad=True, schedule="hw"))
 
 
+def dars_b_half(argument: str = "") -> ConfigDict:
+    """DARS-B that buys half of HW's pull by rollouts, half by weights on their advantages.
+
+    n = N sqrt(N / (2k)) rollouts, and A / sqrt(a): see `allocator.pull`, target "hw", split 1/2.
+    """
+    config = presets.start(argument, broad=True, schedule="hw_half")
+    config.objective.advantage = "ada_est"
+    return _topped_up(config)
+
+
 def word_problems() -> ConfigDict:
     """DARS-HW on one-step word problems, for a small chat model: policy.path is the user's."""
     config = defaults().unlock()
@@ -71,10 +81,8 @@ def word_problems() -> ConfigDict:
     return config.lock()
 
 
-ARMS: dict[str, Callable[..., ConfigDict]] = {
-    arm.__name__: arm
-    for arm in (grpo, depth_naive, breadth_naive, dars_et, dars_hw, dars_b, word_problems)
-}
+_ALL = (grpo, depth_naive, breadth_naive, dars_et, dars_hw, dars_b, dars_b_half, word_problems)
+ARMS: dict[str, Callable[..., ConfigDict]] = {arm.__name__: arm for arm in _ALL}
 
 
 def _topped_up(config: ConfigDict) -> ConfigDict:

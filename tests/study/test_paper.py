@@ -83,7 +83,7 @@ def test_a_combination_is_judged_in_every_setting_in_which_it_was_run(studies):
                 arms.Variant("large", architecture="countdown-8x"): both}  # fmt: skip
     reproduction = Reproduction(studies[100], settings, "prompts", "x")
     text = page.to_markdown(variants.blocks(reproduction))
-    assert "half DARS-B, half weights: wins with 150 supervised steps, eight times the size" in text
+    assert "DARS-B, half weights: wins with 150 supervised steps, eight times the size" in text
     assert variants.blocks(Reproduction(studies[100], {}, "prompts", "x")) == []
 
 

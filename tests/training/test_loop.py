@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("base_policy")
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 TIMES = ("seconds", "_per_s")
-CONFIGS = ["grpo", "depth_naive", "breadth_naive", "dars_et", "dars_hw", "dars_b"]
+CONFIGS = ["grpo", "depth_naive", "breadth_naive", "dars_et", "dars_hw", "dars_b", "dars_b_half"]
 KEYS = {
     "step", "reward_mean", "pass_at_1", "solved_none", "solved_some", "solved_all",
     "correct_histogram", "rescued_prompts", "rollouts_per_prompt", "top_up_histogram",
