@@ -1,5 +1,6 @@
 """From graded rollouts to the packed batch of an update: advantages, token weights, rows."""
 
+import dataclasses
 import functools
 
 import jax
@@ -91,3 +92,23 @@ def assemble(
         u.num_minibatches, plan.batch,
     )  # fmt: skip
     return packed, advantage[:n], kept
+
+
+def probe(parts: build.Parts, prompts: Prompts, rollouts: Rollouts) -> UpdateBatch:
+    """One micro-batch, of rollouts of as many prompts as fit, that is compared and teaches nothing.
+
+    An engine with other weights often answers so badly that no group has a signal.
+    """
+    plan, n = parts.plan, len(rollouts)
+    shape, j = plan.batch, plan.config.learner.num_minibatches
+    order = np.lexsort((rollouts.prompt, rollouts.sample))
+    size = np.array([len(t) for t in prompts.tokens])[rollouts.prompt] + rollouts.length
+    room = (shape.rows - 1) * shape.row_tokens // 2  # best-fit leaves one row half empty at most
+    chosen = order[: max(int(np.sum(np.cumsum(size[order]) <= room)), 1)]
+    weight = np.zeros(n, np.float32)
+    weight[chosen] = 1 / len(chosen)
+    packed = packing.assemble(
+        prompts, rollouts, np.zeros(n, np.float32), weight, np.ones(len(prompts), bool),
+        np.zeros(len(prompts), np.int32), j, shape,
+    )  # fmt: skip
+    return dataclasses.replace(packed, token_count=np.zeros(j, np.float32))
