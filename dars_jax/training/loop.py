@@ -25,14 +25,11 @@ from dars_jax.records.checkpoint import Checkpoints
 from dars_jax.rewards import Grader, GradingError
 from dars_jax.rollout import stages
 from dars_jax.setup import base_policy, build
-from dars_jax.training.assemble import assemble
+from dars_jax.training.assemble import assemble, probe
 from dars_jax.training.stop import StopFlag, Stopped, StrangeWeightsError
 from dars_jax.types import TrainState, UpdateBatch
 
 NON_FINITE_LIMIT = 3  # updates in a row that were not applied
-
-
-_next = jax.jit(lambda step: step + 1)
 
 
 class Trainer:
@@ -139,24 +136,25 @@ class Trainer:
         assembled = time.perf_counter()
         console.phase(step, "update")
         values = {"epoch": epoch, **metrics.rollout_metrics(rollouts, kept, advantage, verdicts)}
-        if kept.any():
+        learns = packed.token_count.any()  # nothing to learn from is a normal step
+        if learns:
             del session, params  # their memory is the update's now
-            state, outcome = parts.update(
-                state, sharding.put_batch(packed, parts.mesh), self._reference
-            )
-            outcome = jax.device_get(outcome)
-            values |= self._update_metrics(outcome, packed)
-            if outcome["strange"].any():
-                log.write(step + 1, values)
-                limit = self._plan.update.gap_limit
-                raise StrangeWeightsError(step + 1, values["logprob_gap"], limit, state)
-            updated = time.perf_counter()
+        else:
+            packed = probe(parts, prompts, rollouts)
+        state, outcome = parts.update(
+            state, sharding.put_batch(packed, parts.mesh), self._reference
+        )
+        outcome = jax.device_get(outcome)
+        values |= {k: float(v[0]) for k, v in outcome.items() if k.startswith("logprob_gap")}
+        values |= self._update_metrics(outcome, packed) if learns else {"update_skipped": 1}
+        if outcome["strange"].any():
+            log.write(step + 1, values)
+            limit = self._plan.update.gap_limit
+            raise StrangeWeightsError(step + 1, values["logprob_gap"], limit, state)
+        updated = time.perf_counter()
+        if learns:
             params = parts.engine.load_params(state.params)
             jax.block_until_ready(params)
-        else:  # nothing to learn from is a normal step
-            state = dataclasses.replace(state, step=_next(state.step))
-            values |= {"update_skipped": 1}
-            updated = time.perf_counter()
         end = time.perf_counter()
         values |= metrics.cost_metrics(stats) | {
             "seconds_rollout": sampled - begin,
@@ -182,14 +180,11 @@ class Trainer:
         slots = packed.tokens.shape[0] * int(packed.bounds[-1]) * packed.tokens.shape[2]
         count = packed.token_count  # float32[J]; outcome has E * J entries
         mean = lambda v: float(np.average(v, weights=np.resize(count, len(v))))  # noqa: E731
-        gaps = {k: float(v[0]) for k, v in outcome.items() if k.startswith("logprob_gap")}
-        names = outcome.keys() - gaps.keys() - {"applied", "finite", "strange"}
+        flags = {"applied", "finite", "strange"}
+        names = {n for n in outcome if not n.startswith("logprob_gap")} - flags
         values = {name: mean(outcome[name]) for name in sorted(names)}
-        return (
-            values
-            | gaps
-            | {
-                "entropy": mean(outcome["entropy"][: len(count)]),
+        return values | {
+            "entropy": mean(outcome["entropy"][: len(count)]),
                 "updates_applied": int(applied.sum()),
                 "updates_skipped": int((~applied).sum()),
                 "micro_batches": int(packed.bounds[-1]),

@@ -170,8 +170,8 @@ def test_a_gap_above_the_limit_gives_the_state_back(tiny, plain):
     prompts, rollouts, advantage, weight = plain.work
     further = dataclasses.replace(rollouts, logprob=rollouts.logprob - 2 * LIMIT)
     two = {"minibatch": [0, 1, 1, 0, 1], "num_minibatches": 2}
-    for config, cut in ((config, {}), (dataclasses.replace(config, num_minibatches=2), two)):
-        state, metrics = run(tiny, pack((prompts, further, advantage, weight), **cut), config)
+    for settings, cut in ((config, {}), (dataclasses.replace(config, num_minibatches=2), two)):
+        state, metrics = run(tiny, pack((prompts, further, advantage, weight), **cut), settings)
         assert metrics["strange"].all() and not metrics["applied"].any()
         assert same(state.params, tiny.params) and int(state.step) == 0
 
