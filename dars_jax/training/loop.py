@@ -6,7 +6,6 @@ A step is a function of (configuration, step number, state), so stopping anywher
 again from the last checkpoint gives the same bits as never stopping.
 """
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -185,12 +184,11 @@ class Trainer:
         values = {name: mean(outcome[name]) for name in sorted(names)}
         return values | {
             "entropy": mean(outcome["entropy"][: len(count)]),
-                "updates_applied": int(applied.sum()),
-                "updates_skipped": int((~applied).sum()),
-                "micro_batches": int(packed.bounds[-1]),
-                "packing": float(packed.token_count.sum() / max(slots, 1)),
-            }
-        )
+            "updates_applied": int(applied.sum()),
+            "updates_skipped": int((~applied).sum()),
+            "micro_batches": int(packed.bounds[-1]),
+            "packing": float(packed.token_count.sum() / max(slots, 1)),
+        }
 
     def _first_evaluation(
         self, params: Any, log: metrics.MetricsLog, stop: StopFlag
