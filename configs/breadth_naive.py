@@ -5,11 +5,6 @@
 The paper's batch is 3072 prompts; the embedded policy takes 256, `:countdown-3072` the real shape.
 """
 
-from dars_jax.setup import presets
+from dars_jax.setup import arms
 
-
-def get_config(argument: str = ""):
-    """`argument`: a preset of dars_jax/setup/presets.py."""
-    config = presets.start(argument, broad=True)
-    config.rollout.num_stages = 1
-    return config.lock()
+get_config = arms.breadth_naive  # of a preset of dars_jax/setup/presets.py

@@ -9,9 +9,8 @@ Embedded policy: 25 steps of 256 prompts, minutes on 2 CPU cores.  The paper rep
 Qwen2.5-Math-7B with the "hw" schedule Avg@128 58.4 and Pass@128 83.4 (RLVR baseline: 55.3, 81.4).
 """
 
-from dars_jax.setup import presets
+from dars_jax.setup import arms
 
-
-def get_config(argument: str = ""):
-    """`argument`: a preset of dars_jax/setup/presets.py, a schedule ("hw", "et"), or both."""
-    return presets.dars(presets.start(argument, broad=True, schedule="hw"))
+get_config = (
+    arms.dars_b
+)  # of a preset of dars_jax/setup/presets.py, a schedule ("hw", "et"), or both

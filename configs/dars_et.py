@@ -3,9 +3,6 @@
 python launch/tpu_run.py --config configs/dars_et.py
 """
 
-from dars_jax.setup import presets
+from dars_jax.setup import arms
 
-
-def get_config(argument: str = ""):
-    """`argument`: a preset of dars_jax/setup/presets.py."""
-    return presets.dars(presets.start(argument, broad=False, schedule="et"))
+get_config = arms.dars_et  # of a preset of dars_jax/setup/presets.py

@@ -3,9 +3,6 @@
 python launch/tpu_run.py --config configs/dars_hw.py
 """
 
-from dars_jax.setup import presets
+from dars_jax.setup import arms
 
-
-def get_config(argument: str = ""):
-    """`argument`: a preset of dars_jax/setup/presets.py."""
-    return presets.dars(presets.start(argument, broad=False, schedule="hw"))
+get_config = arms.dars_hw  # of a preset of dars_jax/setup/presets.py

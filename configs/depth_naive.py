@@ -3,11 +3,6 @@
 python launch/tpu_run.py --config configs/depth_naive.py
 """
 
-from dars_jax.setup import presets
+from dars_jax.setup import arms
 
-
-def get_config(argument: str = ""):
-    """`argument`: a preset of dars_jax/setup/presets.py."""
-    config = presets.start(argument, broad=False)
-    config.rollout.n_pre = config.rollout.n_max = 32
-    return presets.ppo(config)
+get_config = arms.depth_naive  # of a preset of dars_jax/setup/presets.py

@@ -5,9 +5,6 @@
 Embedded policy: 200 steps of 32 prompts, some minutes on 2 CPU cores.
 """
 
-from dars_jax.setup import presets
+from dars_jax.setup import arms
 
-
-def get_config(argument: str = ""):
-    """`argument`: a preset of dars_jax/setup/presets.py."""
-    return presets.ppo(presets.start(argument, broad=False))
+get_config = arms.grpo  # of a preset of dars_jax/setup/presets.py

@@ -133,6 +133,10 @@ def defaults() -> ConfigDict:
     c.eval.top_p = 1.0
     c.eval.top_k = 0  # 0 keeps the whole vocabulary
 
+    c.wandb = ConfigDict()
+    c.wandb.project = ""  # Weights & Biases project that gets the scalars, too; "" is none
+    c.wandb.mode = "online"  # or "offline": files below WORKDIR/wandb for `wandb sync`
+
     c.mesh = ConfigDict()
     c.mesh.data = 1  # replicas of the parameters
     c.mesh.fsdp = -1  # shards of the parameters; -1 takes the devices that are left
@@ -145,7 +149,7 @@ FREE_KEYS = (
     "train.num_steps", "checkpoint.every", "checkpoint.keep", "eval.every", "eval.num_samples",
     "eval.temperature", "eval.top_p", "eval.top_k", "learner.gap_limit", "reward.num_workers",
     "reward.max_errors", "data.dir", "rollout.barrier", "rollout.prefixes", "mesh.data",
-    "mesh.fsdp", "mesh.tensor",
+    "mesh.fsdp", "mesh.tensor", "wandb.project", "wandb.mode",
 )  # fmt: skip
 
 

@@ -47,10 +47,11 @@ def group_members(
       ValueError: num_groups that is traced or no whole number, ids that are not, or shapes that
         differ.
     """
-    if isinstance(num_groups, jax.core.Tracer) or not isinstance(num_groups, int | np.integer):
+    whole = isinstance(num_groups, int | np.integer) and not isinstance(num_groups, bool)
+    if not whole or num_groups < 0:
         what = "traced" if isinstance(num_groups, jax.core.Tracer) else repr(num_groups)
-        raise ValueError(f"num_groups is {what}: give an int; it decides the shape of the result")
-    values, ids = jnp.asarray(values, jnp.float32), jnp.asarray(group_ids)
+        raise ValueError(f"num_groups is {what}: give an int >= 0; it decides the result's shape")
+    values, ids = jnp.asarray(values, jnp.float32), _narrow(group_ids)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(f"group_ids are {ids.dtype}: give the number of each rollout's group, int")
     if values.ndim != 1 or ids.shape != values.shape:
@@ -65,6 +66,20 @@ def group_members(
     return flat, known
 
 
+def _narrow(ids: ArrayLike) -> jax.Array:
+    """Ids as int32, of which those beyond it are padding instead of wrapping around."""
+    if not isinstance(ids, jax.Array) and np.size(ids) == 0:
+        return jnp.zeros(np.shape(ids), jnp.int32)  # an empty list has floats
+    if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu" and ids.dtype.itemsize > 4:
+        ids = np.where((ids >= 0) & (ids < 2**31), ids, -1).astype(np.int32)
+    narrow = jnp.asarray(ids)
+    if not jnp.issubdtype(narrow.dtype, jnp.integer):
+        return narrow
+    if narrow.dtype.itemsize > 4:  # jax_enable_x64
+        narrow = jnp.where((narrow >= 0) & (narrow < 2**31), narrow, -1)
+    return narrow.astype(jnp.int32)
+
+
 @functools.partial(jax.jit, static_argnums=2)
 def _without_padding(
     values: jax.Array, ids: jax.Array, num_groups: int, mask: jax.Array | None
@@ -73,7 +88,7 @@ def _without_padding(
     real = (ids >= 0) & (ids < num_groups)
     if mask is not None:
         real &= mask.astype(bool)
-    return gathered(values), gathered(jnp.where(real, ids, num_groups).astype(jnp.int32))
+    return gathered(values), gathered(jnp.where(real, ids, num_groups))
 
 
 def group_advantages(
@@ -122,10 +137,10 @@ def group_advantages(
       float32[rollouts], on a mesh with Explicit axes spread as the rewards are.
 
     Raises:
-      ValueError: unknown advantage; num_groups that is no int, ids that are not whole numbers, or
-        shapes that differ.
+      ValueError: unknown advantage; num_groups that is no int, ids that are not whole numbers, a
+        k below 1, a beta that is not above 0, or shapes that differ.
     """
-    _check_advantage(advantage)
+    _check_advantage(advantage, k, beta)
     values, ids = group_members(rewards, group_ids, num_groups, mask)
     result = _advantages(values, ids, int(num_groups), advantage, k, beta)
     return spread_as(result, jnp.asarray(rewards))
@@ -206,9 +221,13 @@ def _inverse(x: jax.Array) -> jax.Array:
     return jnp.where(x > 0, 1 / jnp.where(x > 0, x, 1.0), 0.0)
 
 
-def _check_advantage(name: str) -> None:
+def _check_advantage(name: str, k: int, beta: float) -> None:
     if name not in ADVANTAGES:
         raise ValueError(f"unknown advantage {name!r}: expected one of {ADVANTAGES}")
+    if name in OF_K and not (isinstance(k, int | np.integer) and k >= 1):
+        raise ValueError(f"k is {k!r}: give a whole number of at least 1, the k of Pass@k")
+    if name in OF_BETA and not isinstance(beta, jax.core.Tracer) and not beta > 0:
+        raise ValueError(f"beta is {beta}: give a number above 0")
 
 
 def overlong_penalty(lengths: ArrayLike, *, max_length: int, buffer: int) -> jax.Array:
@@ -261,9 +280,9 @@ def cumulative_advantage(
     `group_advantages`.
 
     Raises:
-      ValueError: unknown advantage.
+      ValueError: as `group_advantages` about advantage, k and beta.
     """
-    _check_advantage(advantage)
+    _check_advantage(advantage, k, beta)
     correct, size = jnp.asarray(num_correct, jnp.float32), jnp.asarray(num_sampled, jnp.float32)
     if_right, if_wrong = _advantages_by_count(correct, size, advantage, k, beta)
     return correct * jnp.abs(if_right) + (size - correct) * jnp.abs(if_wrong)
@@ -288,10 +307,13 @@ def token_weights(
       float32[rollouts]; 0 where not kept.
 
     Raises:
-      ValueError: unknown aggregation.
+      ValueError: unknown aggregation, a max_length below 1, or shapes that differ.
     """
-    lengths = jnp.asarray(lengths, jnp.float32)
-    kept = jnp.asarray(kept)
+    lengths, kept = jnp.asarray(lengths, jnp.float32), jnp.asarray(kept, bool)
+    if lengths.shape != kept.shape:
+        raise ValueError(f"lengths of shape {lengths.shape}, kept {kept.shape}: give one of each")
+    if not isinstance(max_length, jax.core.Tracer) and max_length < 1:
+        raise ValueError(f"max_length is {max_length}: an answer has room for one token at least")
     rollouts = jnp.maximum(jnp.sum(kept.astype(jnp.float32)), 1)
     if aggregation == "dr_grpo":
         weight = jnp.full(lengths.shape, 1 / (rollouts * max_length))

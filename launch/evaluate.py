@@ -15,9 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that is not installed
 
-from absl import flags
-
 from dars_jax.commands import cli
+from dars_jax.commands.cli import flags
 
 _BENCHMARKS = flags.DEFINE_string(
     "benchmarks", None, "directory with aime24.jsonl, amc_2022_2023_83.jsonl, math500.jsonl, "

@@ -11,9 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that is not installed
 
-from absl import flags
-
 from dars_jax.commands import cli
+from dars_jax.commands.cli import flags
 
 _OUT = flags.DEFINE_string("out", None, "directory to write; it must not exist, or be empty")
 _STEP = flags.DEFINE_integer("step", None, "which checkpoint (default: the newest)")

@@ -21,19 +21,23 @@ Commands:
   follow   show the log of worker 0 until the run ends; ends with its exit code
   up       all of these, what is there already left alone; again after a preemption
   delete   give the pod back
+  jobset   train on a GKE cluster instead, as a JobSet that xpk makes of the last commit; returns at
+           once.  Kubernetes starts it again after a preemption or a failure that may pass
 
 Options:
   --name NAME        of the pod
   --zone ZONE        for example us-west4-a
   --project PROJECT  default: that of gcloud's configuration
-  --type TYPE        accelerator type, for example v5litepod-256, v5p-128, v6e-64 (create, up)
+  --type TYPE        accelerator type, for example v5litepod-256, v5p-128, v6e-64 (create, up,
+                     jobset)
   --version VERSION  software of the machines; known for v4, v5litepod, v5p and v6e (create, up)
-  --spot             cheaper, may be preempted (create, up)
-  --config FILE      configuration, relative to the checkout (run, up)
+  --spot             cheaper, may be preempted (create, up, jobset)
+  --cluster CLUSTER  of GKE, made by `xpk cluster create` (jobset)
+  --config FILE      configuration, relative to the checkout (run, up, jobset)
   --workdir DIR      on a disk that all workers share, or gs://BUCKET/DIR, which every worker mounts
-                     with gcsfuse (run, up)
-  -- FLAGS           more flags of launch/tpu_run.py (run, up)
-  --dry-run          print the commands, one a line, and run none
+                     with gcsfuse (run, up, jobset)
+  -- FLAGS           more flags of launch/tpu_run.py (run, up, jobset)
+  --dry-run          print the commands, one a line, and run none; for jobset the JobSet after them
   --help             this text
 
 Paths are those of the workers.  Exit code 2: a mistake in the command.
@@ -46,31 +50,34 @@ fail() {
 }
 
 readonly POLL=30 # seconds between two looks at the pod
+readonly RESTARTS=50 # of a JobSet: it counts preemptions, too
+readonly IMAGE=python:3.12 # a JobSet's; the checkout is added to it
 readonly TRIES=3 # failures on a pod that is there before `up` gives up
 
-name='' zone='' project='' type='' version='' config='' workdir=''
+name='' zone='' project='' type='' version='' cluster='' config='' workdir=''
 spot=false dry_run=false
 flags=()
 
 parse() {
   command=${1:-}
   case $command in
-    create | install | run | follow | up | delete) shift ;;
+    create | install | run | follow | up | delete | jobset) shift ;;
     -h | --help | help) usage && exit 0 ;;
-    '') fail 'no command: create, install, run, follow, up or delete; --help explains them' ;;
-    *) fail "unknown command '$command': create, install, run, follow, up or delete" ;;
+    '') fail 'no command: create, install, run, follow, up, delete or jobset; --help explains them' ;;
+    *) fail "unknown command '$command': create, install, run, follow, up, delete or jobset" ;;
   esac
   while (($#)); do
     case $1 in
       --help | -h) usage && exit 0 ;;
       --spot) spot=true ;;
       --dry-run) dry_run=true ;;
-      --name | --zone | --project | --type | --version | --config | --workdir)
+      --name | --zone | --project | --type | --version | --cluster | --config | --workdir)
         [[ -n ${2:-} && $2 != --* ]] || fail "$1 needs a value"
         printf -v "${1#--}" '%s' "$2"
         shift
         ;;
-      --name=* | --zone=* | --project=* | --type=* | --version=* | --config=* | --workdir=*)
+      --name=* | --zone=* | --project=* | --type=* | --version=* | --cluster=* | --config=* | \
+        --workdir=*)
         [[ -n ${1#*=} ]] || fail "${1%%=*} needs a value"
         set -- "${1%%=*}" "${1#*=}" "${@:2}"
         continue
@@ -95,8 +102,14 @@ need() {
 
 check() {
   need name zone
-  case $command in create | up) need type ;; esac
-  case $command in run | up) need config workdir ;; esac
+  case $command in create | up | jobset) need type ;; esac
+  case $command in run | up | jobset) need config workdir ;; esac
+  if [[ $command == jobset ]]; then
+    need cluster
+    [[ "${flags[*]-}" != *$'\n'* ]] || fail 'a flag has a line break, which a JobSet cannot carry'
+    $dry_run || type -P xpk >/dev/null || fail 'xpk is not installed: pip install xpk'
+    return
+  fi
   if [[ -n $config && ! -f ${config%%:*} ]]; then
     fail "--config $config: no such file in $PWD"
   fi
@@ -232,6 +245,49 @@ sweep() {
     kill -KILL -- "-$(ps -o pgid= -p "$(cat run.pid)" | tr -d " ")"; }'
 }
 
+# xpk makes a JobSet of the checkout and hands it to the cluster.  Exit codes 1 and 4 and what xpk
+# adds by itself, 127 to 255 (130, 137, 143: signals), start it again; the others end it, since a
+# run that goes on from the same state would end so again.
+jobset() {
+  local archive=/tmp/dars_jax.tar.gz source=/tmp/dars_jax_image directory=$workdir bucket
+  local storage=() capacity=() training manifest
+  if [[ $workdir == gs://* ]]; then
+    bucket=${workdir#gs://}
+    directory="/buckets/$bucket"
+    bucket=${bucket%%/*}
+    storage=("--storage=$bucket")
+  fi
+  if $spot; then capacity=(--spot); fi
+  training=$(quote python -u launch/tpu_run.py --config "$config" --workdir "$directory" \
+    ${flags[@]+"${flags[@]}"})
+  # `exec`: xpk's script passes SIGTERM on to this process only.
+  local create=(xpk workload create "--workload=$name" "--cluster=$cluster" "${where[@]}"
+    "--tpu-type=$type" ${capacity[@]+"${capacity[@]}"} ${storage[@]+"${storage[@]}"}
+    "--base-docker-image=$IMAGE" "--script-dir=$source" "--max-restarts=$RESTARTS"
+    "--restart-on-exit-codes=1,4" --termination-grace-period-seconds=300
+    "--command=pip install -q -e '.[train,tpu]' && exec $training")
+  act git archive --format=tar.gz -o "$archive" HEAD &&
+    act rm -rf "$source" && act mkdir "$source" && act tar -xzf "$archive" -C "$source" ||
+    return
+  if [[ -n ${bucket:-} ]]; then
+    # What is attached already stays as it is.  Options as on a pod, see mount_steps.
+    act xpk storage attach "$bucket" "--cluster=$cluster" "${where[@]}" --type=gcsfuse \
+      "--bucket=$bucket" "--mount-point=/buckets/$bucket" --readonly=false --auto-mount=false \
+      --size=1 --mount-options=implicit-dirs,rename-dir-limit=1000000,metadata-cache:ttl-secs:0 ||
+      return
+  fi
+  act "${create[@]}" || return
+  if $dry_run && type -P xpk >/dev/null; then
+    manifest=$(mktemp)
+    # The archive was not unpacked: the checkout takes its place.
+    "${create[@]/#--script-dir=*/--script-dir=$PWD}" "--project=${project:-PROJECT}" --dry-run \
+      --skip-validation "--output-manifest-file=$manifest" >&2 || return
+    cat "$manifest" && rm "$manifest"
+  elif $dry_run; then
+    echo 'xpk is not installed: the JobSet that it makes is not shown' >&2
+  fi
+}
+
 up() {
   if $dry_run; then
     create && install && run && follow
@@ -256,7 +312,7 @@ up() {
     # A pod that goes away meanwhile shows as a failure here, and as its state above.
     code=0
     { install && run && follow; } || code=$?
-    case $code in 0 | 2 | 3) return "$code" ;; esac
+    case $code in 0 | 2 | 3 | 5) return "$code" ;; esac # these would come again
     now=$(state)
     echo "the run ended with exit code $code, the pod is $now" >&2
     if [[ $now == ACTIVE && $code != 255 ]]; then # 255: the connection broke, not the run

@@ -396,3 +396,43 @@ def test_a_new_number_of_rollouts_costs_few_programs(compilations):
         objective.group_advantages(rewards, ids, 3)
         objective.has_signal(rewards, ids, 3)
     assert len(compilations) - before <= 6  # those for a new size alone
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"num_groups": -1}, "num_groups is -1: give an int >= 0"),
+        ({"num_groups": True}, "num_groups is True: give an int >= 0"),
+        ({"advantage": "pkpo", "k": 0}, "k is 0: give a whole number of at least 1"),
+        ({"advantage": "passk", "k": 2.5}, "k is 2.5: give a whole number of at least 1"),
+        ({"advantage": "rs_grpo", "beta": 0.0}, "beta is 0.0: give a number above 0"),
+    ],
+)
+def test_what_would_be_computed_without_meaning_is_refused(arguments, message):
+    given = {"rewards": [1.0, 0.0], "group_ids": [0, 0], "num_groups": 1} | arguments
+    with pytest.raises(ValueError, match=message):
+        objective.group_advantages(**given)
+
+
+def test_an_id_beyond_int32_is_padding_as_any_other_outside():
+    for far in (2**32, -(2**32), 5):
+        ids = np.array([0, 0, far])
+        assert objective.group_advantages([1, 0, 1], ids, 1).tolist() == [0.5, -0.5, 0.0]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint64])
+def test_ids_of_a_narrow_type_count_as_far_as_any(dtype):
+    ids = np.array([0, 0, 100], dtype)
+    assert objective.group_advantages([1, 0, 1], ids, 300).tolist() == [0.5, -0.5, 0.0]
+
+
+def test_no_rollouts_have_no_advantages():
+    assert objective.group_advantages([], [], 2).shape == (0,)
+    assert objective.has_signal([], [], 2).tolist() == [False, False]
+
+
+def test_weights_are_of_as_many_rollouts_as_lengths():
+    with pytest.raises(ValueError, match=r"lengths of shape \(2,\), kept \(1,\)"):
+        objective.token_weights([3, 2], [True], aggregation="dr_grpo", max_length=4)
+    with pytest.raises(ValueError, match="max_length is 0"):
+        objective.token_weights([3], [True], aggregation="dr_grpo", max_length=0)

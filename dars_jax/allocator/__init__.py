@@ -7,7 +7,6 @@ a loop around them needs.
 """
 
 from dars_jax.allocator.asking import (
-    MAX_GROUP,
     SCHEDULES,
     ada_kept,
     ada_mask,
@@ -15,6 +14,7 @@ from dars_jax.allocator.asking import (
     dapo_keep,
     top_up,
 )
+from dars_jax.allocator.checks import MAX_GROUP
 from dars_jax.allocator.registry import (
     ALLOCATORS,
     BUDGETED,

@@ -39,16 +39,15 @@ its size, and with it the allocation, away again.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
+from dars_jax.allocator.checks import check_counts, check_sizes, check_whole, on_device
 from dars_jax.allocator.integers import ceil_div, ceil_div_of_square, ceil_sqrt
 from dars_jax.objective import group_members
 from dars_jax.placement import spread_as
 
 SCHEDULES = ("et", "hw", "hw_half", "ada_positive", "ada_balanced")
 ADA_KEEP = 4  # K of Reinforce-Ada
-MAX_GROUP = 1024  # N**3 and 2 * N**3 must stay below 2**31
 
 
 def top_up(
@@ -80,16 +79,15 @@ def top_up(
     Raises:
       ValueError: unknown schedule; counts that are not whole numbers (traced, too), are negative,
         or more correct than sampled; a num_sampled above its n_max or 1024; n_max or round_size
-        that are not whole numbers.
+        that are not whole numbers, a round_size below 1; shapes that differ.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {schedule!r}: expected one of {SCHEDULES}")
     check_counts(num_correct, num_sampled)
     check_sizes(num_sampled, n_max)
     if round_size is not None:
-        check_whole("round_size", round_size)
-    k = jnp.asarray(num_correct, jnp.int32)
-    n = jnp.asarray(num_sampled, jnp.int32)
+        check_whole("round_size", round_size, least=1)
+    k, n, cap = on_device(num_correct), on_device(num_sampled), on_device(n_max)
     # Twice the counts are whole numbers also where k = 0 stands for k = 1/2.
     k2 = jnp.maximum(2 * k, 1)
     wrong2 = jnp.maximum(2 * n - k2, 1)  # 2 (N - k); the floor only serves N = 0
@@ -106,64 +104,12 @@ def top_up(
         few = k < (1 if schedule == "ada_positive" else ADA_KEEP // 2)
         if schedule == "ada_balanced":
             few |= n - k < ADA_KEEP - ADA_KEEP // 2
-        total = n + few * (n if round_size is None else jnp.asarray(round_size, jnp.int32))
+        total = n + few * (n if round_size is None else on_device(round_size))
     else:
         total = ceil_sqrt(ceil_div(n * n * wrong2, k2)) if use_std else ceil_div(n * n, k2)
-    wanted = jnp.minimum(total, n_max) - n
+    wanted = jnp.minimum(total, cap) - n
     may = (n > 0) if schedule == "ada_balanced" else (2 * k < n)
     return jnp.where(may, jnp.maximum(wanted, 0), 0).astype(jnp.int32)
-
-
-def check_counts(num_correct: ArrayLike, num_sampled: ArrayLike) -> None:
-    """Refuses what is not counts; of traced values the dtype only."""
-    for name, value in (("num_correct", num_correct), ("num_sampled", num_sampled)):
-        kind = value.dtype if isinstance(value, jax.Array) else np.asarray(value).dtype
-        if not np.issubdtype(kind, np.integer):
-            raise ValueError(
-                f"{name} is {kind}: give counts of rollouts, as integers, no shares or truths"
-            )
-    correct, sampled = _concrete(num_correct), _concrete(num_sampled)
-    if correct is not None and correct.size and correct.min() < 0:
-        raise ValueError(f"num_correct is {correct.min()}: counts are not negative")
-    if sampled is not None and sampled.size and sampled.min() < 0:
-        raise ValueError(f"num_sampled is {sampled.min()}: counts are not negative")
-    if correct is not None and sampled is not None and (correct > sampled).any():
-        pairs = np.broadcast_arrays(correct, sampled)
-        worst = int(np.argmax(pairs[0] > pairs[1]))
-        k, n = (pair.ravel()[worst] for pair in pairs)
-        raise ValueError(f"num_correct is {k} where num_sampled is {n}: more correct than sampled")
-
-
-def check_whole(name: str, value: ArrayLike) -> None:
-    """Refuses a number of rollouts that is no integer, by its dtype."""
-    kind = value.dtype if isinstance(value, jax.Array) else np.asarray(value).dtype
-    if not np.issubdtype(kind, np.integer):
-        raise ValueError(f"{name} is {kind}: give a whole number of rollouts, as an integer")
-
-
-def check_sizes(num_sampled: ArrayLike, n_max: ArrayLike) -> None:
-    """Refuses groups that are too large, or above their cap, where the counts are concrete."""
-    check_whole("n_max", n_max)
-    sampled, cap = _concrete(num_sampled), _concrete(n_max)
-    if sampled is None or not sampled.size:
-        return
-    if sampled.max() > MAX_GROUP:
-        raise ValueError(f"num_sampled is {sampled.max()}; integers stay exact up to {MAX_GROUP}")
-    if cap is not None and (cap < sampled).any():
-        caps, sizes = (x.ravel() for x in np.broadcast_arrays(cap, sampled))
-        worst = int(np.argmax(caps < sizes))
-        raise ValueError(
-            f"n_max is {caps[worst]}, below the {sizes[worst]} rollouts already sampled"
-        )
-
-
-def _concrete(value: ArrayLike) -> np.ndarray | None:
-    """The values on the host; None where they are traced, or lie in other processes."""
-    if isinstance(value, jax.core.Tracer):
-        return None
-    if isinstance(value, jax.Array) and not value.is_fully_addressable:
-        return None
-    return np.asarray(value)
 
 
 def ada_kept(
@@ -176,9 +122,13 @@ def ada_kept(
 
     Returns:
       (right int32[prompts], wrong int32[prompts]).
+
+    Raises:
+      ValueError: what are no counts, as in `top_up`.
     """
-    k = jnp.asarray(num_correct, jnp.int32)
-    wrong = jnp.minimum(keep - jnp.minimum(keep // 2, k), jnp.asarray(num_sampled, jnp.int32) - k)
+    check_counts(num_correct, num_sampled)
+    k, n = on_device(num_correct), on_device(num_sampled)
+    wrong = jnp.minimum(keep - jnp.minimum(keep // 2, k), n - k)
     return jnp.minimum(keep - wrong, k), wrong
 
 
@@ -206,6 +156,8 @@ def ada_mask(
       ValueError: as `objective.group_advantages`.
     """
     values, ids = group_members(rewards, group_ids, num_groups, mask)
+    if not num_groups:
+        return jnp.zeros(values.shape, bool)
     right, present = values > 0.7, ids < num_groups
     # Bins of one group's wrong and right rollouts, and one for padding: the place of a rollout in
     # its bin is its place in a stable sort, less the bin's beginning.
@@ -221,9 +173,14 @@ def ada_mask(
 
 
 def dapo_keep(num_correct: ArrayLike, num_sampled: ArrayLike) -> jax.Array:
-    """Prompts that dynamic sampling keeps (DAPO, arXiv 2503.14476): 0 < k < N -> bool[prompts]."""
-    k = jnp.asarray(num_correct)
-    return (k > 0) & (k < jnp.asarray(num_sampled))
+    """Prompts that dynamic sampling keeps (DAPO, arXiv 2503.14476): 0 < k < N -> bool[prompts].
+
+    Raises:
+      ValueError: what are no counts, as in `top_up`.
+    """
+    check_counts(num_correct, num_sampled)
+    k, n = on_device(num_correct), on_device(num_sampled)
+    return (k > 0) & (k < n)
 
 
 def dapo_draw(num_kept: int, num_drawn: int, *, num_wanted: int, num_max: int) -> int:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from dars_jax.allocator import asking, gaining, sharing
+from dars_jax.allocator import asking, checks, gaining, sharing
 
 MAX_TRACED_GROUP = 128  # price lists for every possible size grow with its cube
 
@@ -110,8 +110,9 @@ def allocate(
         above 128.
       n_max: cap on a group, at most 1024, what it already has included.
       n_min: floor on a group, met whatever the budget.
-      budget: further rollouts of all prompts together.  `Asks` can do without: everybody gets what
-        they ask for.  What nobody may take, or gains from, is left.
+      budget: further rollouts of all prompts together, an integer.  `Asks` can do without:
+        everybody gets what they ask for.  What nobody may take, or gains from, is left.  A traced
+        one that is negative counts as 0.
       fresh: the counts are evidence only, say of the last epoch, and the groups start empty; else
         the rollouts counted belong to the groups.
 
@@ -119,24 +120,31 @@ def allocate(
       int32[prompts].
 
     Raises:
-      ValueError: an unknown name, no budget where there must be one, or sizes beyond the limits.
+      ValueError: an unknown name; no budget where there must be one, or one that is no whole
+        number (traced, too) or negative; sizes beyond the limits; n_min above n_max; and what
+        `top_up` refuses.
     """
-    if isinstance(allocator, str):
-        if allocator not in ALLOCATORS:
-            known = ", ".join(ALLOCATORS)
-            raise ValueError(f"unknown allocator {allocator!r}: expected one of {known}")
+    if isinstance(allocator, str) and allocator in ALLOCATORS:
         allocator = ALLOCATORS[allocator]
-    if budget is None and not isinstance(allocator, Asks):
+    if not isinstance(allocator, Asks | Shares | Gains):
+        known = ", ".join(ALLOCATORS)
+        raise ValueError(f"unknown allocator {allocator!r}: expected one of {known}")
+    if budget is not None:
+        checks.check_budget("budget", budget)
+    elif not isinstance(allocator, Asks):
         raise ValueError(
             "this allocator shares a budget out: give budget=, further rollouts in all"
         )
-    if n_max > asking.MAX_GROUP:
-        raise ValueError(f"n_max is {n_max}: groups may have at most {asking.MAX_GROUP} rollouts")
-    asking.check_counts(num_correct, num_sampled)
-    asking.check_sizes(num_sampled, asking.MAX_GROUP if fresh else n_max)
-    k, n = jnp.broadcast_arrays(
-        jnp.asarray(num_correct, jnp.int32), jnp.asarray(num_sampled, jnp.int32)
-    )
+    n_max, n_min = checks.one_size("n_max", n_max, 0), checks.one_size("n_min", n_min, 0)
+    if n_max > checks.MAX_GROUP:
+        raise ValueError(f"n_max is {n_max}: groups may have at most {checks.MAX_GROUP} rollouts")
+    if n_min > n_max:
+        raise ValueError(f"n_min is {n_min}, above the cap n_max = {n_max}")
+    checks.check_counts(num_correct, num_sampled)
+    checks.check_sizes(num_sampled, checks.MAX_GROUP if fresh else n_max)
+    k, n = jnp.broadcast_arrays(checks.on_device(num_correct), checks.on_device(num_sampled))
+    if k.ndim != 1:
+        raise ValueError(f"counts of shape {k.shape}: give int[prompts]; jax.vmap takes several")
     sharing.check_prompts(n.size)
     held = jnp.zeros_like(n) if fresh else n
     if isinstance(allocator, Gains):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from dars_jax.allocator import chances
+from dars_jax.allocator import chances, checks
 from dars_jax.placement import gathered, spread_as
 
 MAX_PROMPTS = 2**20  # sums of rollouts and of remainders stay below 2**31
@@ -85,8 +85,12 @@ def apportion(shares: ArrayLike, low: ArrayLike, high: ArrayLike, total: ArrayLi
       (everybody with a share at `high`).
 
     Raises:
-      ValueError: more than 2**20 prompts.
+      ValueError: more than 2**20 prompts, bounds or a total that are no whole numbers, or a
+        negative total.
     """
+    checks.check_budget("total", total)
+    checks.check_whole("low", low)
+    checks.check_whole("high", high)
     asked = jnp.asarray(shares, jnp.float32)
     check_prompts(asked.size)
     shares, least, most = (gathered(x) for x in (asked, jnp.asarray(low), jnp.asarray(high)))

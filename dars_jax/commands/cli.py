@@ -12,10 +12,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from dars_jax.commands import console
 
-from dars_jax.rewards import GradingError
+try:  # the first import that needs more than jax and numpy, in every script
+    from absl import app, flags
+    from ml_collections import ConfigDict, config_flags
+
+    from dars_jax.rewards import GradingError
+except ModuleNotFoundError as error:
+    console.end_without(error)
 
 EXIT_USAGE = 2  # bad command line, configuration, data or directory
 EXIT_DIVERGED = 3  # gradients that are not finite, step after step
@@ -59,11 +64,12 @@ def reward_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone(workdir: Path, who: str) -> Iterator[None]:
-    """Lets one process into a working directory; the lock goes with it, however it ends.
+    """Lets one process into a working directory, made if need be; the lock ends with the process.
 
     Raises:
       ValueError: another one is there.
     """
+    workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -173,6 +179,8 @@ def start(main: Callable[[], int | None], usage: str, *, needs_config: bool = Tr
         fail(f"--config {file}: no such file")
     try:
         app.run(lambda _: main(), flags_parser=_parse)
+    except ModuleNotFoundError as error:
+        console.end_without(error)
     except KeyboardInterrupt:
         fail("interrupted", 130)
 

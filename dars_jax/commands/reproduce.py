@@ -93,7 +93,6 @@ def reproduce(root: Path, options: Options) -> int:
       root: of the checkout, with configs/ and launch/.
     """
     with cli.one_line_errors(), contextlib.ExitStack() as stack:
-        options.workdir.mkdir(parents=True, exist_ok=True)
         stack.enter_context(cli.alone(options.workdir, "reproduction"))
         jobs = [_job(root, options.workdir, trial) for trial in options.trials()]
         failed = _run_all(jobs, options)

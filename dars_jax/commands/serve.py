@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import queue
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def serve(
     config: ConfigDict,
     workdir: Path,
     *,
+    api: str,
     host: str,
     port: int,
     initial: bool,
@@ -39,12 +41,14 @@ def serve(
     """Serves the newest checkpoint until SIGINT, SIGTERM or a failure; returns the exit code.
 
     Args:
+      api: "jetstream" or "openai".
       initial: serve the initial policy instead.
       temperature: None is that of the rollouts.
       seed: of the sampling.
       steps: decode steps per dispatch.
     """
     startup.settle()
+    make_server = _jetstream if api == "jetstream" else _openai()
     console = metrics.Console(0)
     with cli.one_line_errors():
         plan = build.make_plan(config)
@@ -57,7 +61,7 @@ def serve(
         mesh = sharding.make_mesh(*plan.mesh_shape)
         source = build.policy_directory(plan, console.log)
         tokenizer = load_tokenizer(source)
-        engine = _make_engine(plan, mesh, tokenizer, temperature, seed, steps)
+        engine = _make_engine(plan, mesh, tokenizer, temperature, seed, steps, api == "openai")
         optimizer = update.make_optimizer(plan.optimizer)
         shardings = update.state_shardings(plan.model, optimizer, mesh, plan.update.entropy_target)
         params = engine.load_params(
@@ -65,15 +69,10 @@ def serve(
             if step is None
             else saved_state.restore(plan, workdir, config, step, optimizer, shardings).params
         )
-        c = plan.config.data
-        encode = functools.partial(
-            prompts.encode_prompt, tokenizer, chat=c.chat, system_prompt=c.system_prompt
-        )
         # a signal handler may put into it at any moment
         ended: queue.SimpleQueue[int | Exception] = queue.SimpleQueue()
-        server = Server(
-            engine, params, encode, tokenizer.decode, host=host, port=port, failed=ended.put
-        )
+        server = make_server(plan, engine, params, tokenizer, workdir.resolve().name,
+                             host=host, port=port, failed=ended.put)  # fmt: skip
 
     def stop(signum: int, _: Any) -> None:
         signal.signal(signum, signal.SIG_DFL)  # a second one acts at once
@@ -94,6 +93,27 @@ def serve(
     return 128 + end
 
 
+def _jetstream(
+    plan: Plan, engine: PolicyEngine, params: Any, tokenizer: Tokenizer, _: str, **where: Any
+) -> Server:
+    c = plan.config.data
+    encode = functools.partial(
+        prompts.encode_prompt, tokenizer, chat=c.chat, system_prompt=c.system_prompt
+    )
+    return Server(engine, params, encode, tokenizer.decode, **where)
+
+
+def _openai() -> Callable[..., Any]:
+    """Makes the server of that interface; its packages are an extra."""
+    try:
+        from dars_jax.engine.openai_server import OpenAIServer
+    except ModuleNotFoundError as error:
+        if (error.name or "dars_jax").startswith("dars_jax"):
+            raise
+        cli.fail(f"--api openai needs the package {error.name}: pip install 'dars_jax[serve]'")
+    return lambda plan, *arguments, **where: OpenAIServer(*arguments, **where)
+
+
 def _make_engine(
     plan: Plan,
     mesh: jax.sharding.Mesh,
@@ -101,6 +121,7 @@ def _make_engine(
     temperature: float | None,
     seed: int,
     steps: int,
+    filters: bool,
 ) -> PolicyEngine:
     c, sampling = plan.config, plan.rollout.sampling
     if temperature is not None:
@@ -108,7 +129,8 @@ def _make_engine(
     decode_config = DecodeConfig(
         slots=c.rollout.slots, prefixes=1, requests=1, prompt_tokens=c.data.max_prompt_tokens,
         response_tokens=c.rollout.max_tokens, eos_ids=tuple(tokenizer.eos_ids),
-        filters=sampling.top_k > 0 or sampling.top_p < 1, dtype=jnp.dtype(c.policy.dtype),
+        filters=filters or sampling.top_k > 0 or sampling.top_p < 1,
+        dtype=jnp.dtype(c.policy.dtype),
     )  # fmt: skip
     programs = Programs(decode_config, plan.model, mesh)
     return PolicyEngine(programs, tokenizer, sampling, steps_per_dispatch=steps, seed=seed)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import jax
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # tensorflow comes along with jetstream and clu
+# Tensorflow comes along with jetstream and clu; 1 is what jax sets where nobody has.
+if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 from dars_jax import distributed
 from dars_jax.commands import cli

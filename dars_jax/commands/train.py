@@ -10,7 +10,9 @@ from dars_jax.commands import cli, startup
 from dars_jax.config import ConfigDict, flatten
 from dars_jax.evaluation import answering, report, scores
 from dars_jax.evaluation.scores import Report
+from dars_jax.records import metrics
 from dars_jax.records.checkpoint import SaveError
+from dars_jax.records.tracker import Tracker, tracking
 from dars_jax.setup import build, saved_state
 from dars_jax.training import loop
 
@@ -23,10 +25,14 @@ def train(config: ConfigDict, workdir: Path, processes: distributed.Address | No
         with cli.one_line_errors():
             if distributed.is_first():
                 stack.enter_context(cli.alone(workdir, "trainer"))
-        return _train(config, workdir)
+            if config.wandb.project:
+                build.make_plan(config)  # a mistake in it should not begin a run at W&B
+            log = metrics.Console(0).log
+            tracker = stack.enter_context(tracking(config, workdir, log))
+        return _train(config, workdir, tracker)
 
 
-def _train(config: ConfigDict, workdir: Path) -> int:
+def _train(config: ConfigDict, workdir: Path, tracker: Tracker | None) -> int:
     begin = time.monotonic()
     parts, console = startup.prepare(config)
     with cli.one_line_errors():
@@ -34,7 +40,7 @@ def _train(config: ConfigDict, workdir: Path) -> int:
     try:
         with grader, cli.reward_errors():
             with cli.one_line_errors():
-                run = loop.Trainer(parts, grader, workdir, console)
+                run = loop.Trainer(parts, grader, workdir, console, tracker)
             if distributed.is_first():
                 settings = json.dumps(flatten(config), indent=2)
                 (workdir / "config.json").write_text(settings + "\n")

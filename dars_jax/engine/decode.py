@@ -66,14 +66,13 @@ def _is_eos(token: jax.Array, config: DecodeConfig) -> jax.Array:
     return functools.reduce(jnp.logical_or, [token == e for e in config.eos_ids])
 
 
-def prompt_states(
+def prompt_hidden(
     params: decoder.Params,
     model_config: decoder.ModelConfig,
     config: DecodeConfig,
     tokens: jax.Array,
-    length: jax.Array,
 ) -> tuple[list[tuple[jax.Array, jax.Array]], jax.Array]:
-    """Right-padded prompts int32[n,p] -> (key and value [n,p,K,d] per layer, last hidden [n,D])."""
+    """Right-padded prompts int32[n,p] -> (key and value [n,p,K,d] per layer, hidden [n,p,D])."""
     position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     x = jnp.take(params["embedding"], tokens, axis=0)
     states: list[Any] = []
@@ -83,7 +82,44 @@ def prompt_states(
         states.append(state)
     norm = decoder.RMSNorm(model_config.norm_eps, "norm")
     hidden: Any = norm.apply({"params": params["final_norm"]}, x)
+    return states, hidden
+
+
+def prompt_states(
+    params: decoder.Params,
+    model_config: decoder.ModelConfig,
+    config: DecodeConfig,
+    tokens: jax.Array,
+    length: jax.Array,
+) -> tuple[list[tuple[jax.Array, jax.Array]], jax.Array]:
+    """Right-padded prompts int32[n,p] -> (key and value [n,p,K,d] per layer, last hidden [n,D])."""
+    states, hidden = prompt_hidden(params, model_config, config, tokens)
     return states, hidden[jnp.arange(len(tokens)), length - 1]
+
+
+def score(
+    params: decoder.Params,
+    model_config: decoder.ModelConfig,
+    config: DecodeConfig,
+    tokens: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """How likely the tokens int32[p] of one text are, each after those before it, temperature 1.
+
+    Returns:
+      (float32[p-1], log-probability of tokens 1 … p-1; int32[p-1], the most likely token in the
+      place of each; float32[p-1], the log-probability of that)
+    """
+    _, hidden = prompt_hidden(params, model_config, config, tokens[None])
+    head = decoder.head_matrix(params)
+
+    def one(place: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        x, token = place
+        logits = jnp.einsum("d,vd->v", x, head, preferred_element_type=jnp.float32)
+        logprob = jax.nn.log_softmax(logits)
+        best = jnp.argmax(logprob).astype(jnp.int32)
+        return logprob[token], best, logprob[best]
+
+    return jax.lax.map(one, (hidden[0, :-1], tokens[1:]), batch_size=_CHUNK)
 
 
 def prefill(

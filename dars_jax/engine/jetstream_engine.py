@@ -1,9 +1,12 @@
-"""The policy as a JetStream engine.  The one module that imports jetstream.
+"""The policy as a JetStream engine.
 
 Rollouts go through `open_session`, which keeps the whole work list on the devices.  Serving goes
 through JetStream's own prefill / insert / generate, over the same slots and the same decode step;
 their caches are dense always, since requests share no prompts there.
 Either way a request's completion depends on its stream (seed, step, stage, prompt, sample) only.
+
+JetStream is archived.  The interface is that of 0.2.2, the last on PyPI; arguments that 0.3.0 of
+its repository adds are accepted where they ask for nothing this engine would do otherwise.
 """
 
 import dataclasses
@@ -122,11 +125,15 @@ class PolicyEngine(engine_api.Engine):
         steps_per_dispatch: int = 1,
         seed: int = 0,
     ):
-        self._programs, self._tokenizer = programs, tokenizer
+        self._programs = programs
+        self._tokenizer = JetStreamTokenizer(tokenizer, programs.config.prompt_tokens)
         self._sampling, self._steps, self._seed = sampling, steps_per_dispatch, seed
         self._count = itertools.count()
         config, model_config = programs.config, programs.model_config
         self._prefill_one = jax.jit(functools.partial(_prefill_one, config, model_config))
+        self._score = jax.jit(
+            lambda params, tokens: decode.score(params, model_config, config, tokens)
+        )
         self._insert = programs.per_replica(_insert, 2, num_shared=1, donate=(0,))
         self._generate = programs.per_replica(
             functools.partial(_generate, config, model_config, steps_per_dispatch), 1,
@@ -150,18 +157,22 @@ class PolicyEngine(engine_api.Engine):
         true_length: int,
         stream: tuple[int, int, int, int, int] | None = None,
         sampling: SamplingConfig | None = None,
+        **newer: Any,
     ) -> Prefix:
         """Keys and values of int32[p] prompt tokens, and the first token of the completion.
 
         Args:
           stream: what keys the completion's randomness; None takes a running number.
           sampling: None takes the engine's.
+          newer: arguments of 0.3.0 (`sampler`, `rng`, `request_id`).
 
         Raises:
-          ValueError: an existing prefix, or a prompt over the limit.
+          ValueError: an existing prefix, a sampler or key of the caller's, or a prompt over the
+            limit.
         """
         if existing_prefix is not None:
             raise ValueError("continuing an existing prefix is not supported")
+        _check_newer(newer)
         config = self._programs.config
         if not 1 <= true_length <= min(len(padded_tokens), config.prompt_tokens):
             raise ValueError(
@@ -183,15 +194,19 @@ class PolicyEngine(engine_api.Engine):
             jnp.int32(limit), arrays,
         )  # fmt: skip
 
-    def insert(self, prefix: Prefix, decode_state: Slots, slot: int) -> Slots:
+    def insert(self, prefix: Prefix, decode_state: Slots, slot: int, **newer: Any) -> Slots:
         """Puts a prefilled request into a slot; the state is donated."""
+        _check_newer(newer)
         replicas, size = decode_state.token.shape
         where = np.full(replicas, size, np.int32)  # the others write it beyond their slots
         where[slot // size] = slot % size
         return self._insert(decode_state, jnp.asarray(where), prefix)
 
-    def generate(self, params: decoder.Params, decode_state: Slots) -> tuple[Slots, PolicyTokens]:
+    def generate(
+        self, params: decoder.Params, decode_state: Slots, **newer: Any
+    ) -> tuple[Slots, PolicyTokens]:
         """K tokens of every slot; valid is 1 up to and including a request's last token."""
+        _check_newer(newer)
         state, data = self._generate(params, decode_state)
         k = self._steps
         return state, PolicyTokens(
@@ -202,6 +217,20 @@ class PolicyEngine(engine_api.Engine):
             samples_per_slot=1,
             logprob_idx=(2 * k + 1, 3 * k + 1),
         )
+
+    def free_resource(self, slot: int) -> None:
+        """0.3.0 calls it after a request.  A slot holds nothing that the next would not replace."""
+
+    def pad(self, ids: Sequence[int]) -> tuple[jax.Array, int]:
+        """Token ids -> (int32[p] in a prefill bucket, true length); ValueError if too many."""
+        tokens, length = self._tokenizer.pad(ids, jax_padding=True)
+        return jnp.asarray(tokens), length
+
+    def score(
+        self, params: decoder.Params, padded_tokens: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Log-probabilities of a text's own tokens; see `decode.score`."""
+        return self._score(params, padded_tokens)
 
     def init_decode_state(self, *args: Any, **kwargs: Any) -> Slots:
         """Idle slots."""
@@ -217,7 +246,12 @@ class PolicyEngine(engine_api.Engine):
 
     def build_tokenizer(self, metadata: tokenizer_pb2.TokenizerParameters) -> JetStreamTokenizer:
         """The policy's own tokenizer; the metadata has nothing to add."""
-        return JetStreamTokenizer(self._tokenizer, self.max_prefill_length)
+        return self._tokenizer
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """Of requests that ask for none."""
+        return self._sampling
 
     @property
     def max_concurrent_decodes(self) -> int:
@@ -258,6 +292,16 @@ class PolicyEngine(engine_api.Engine):
     def colocated_cpus(self) -> None:
         """None."""
         return None
+
+
+def _check_newer(arguments: dict[str, Any]) -> None:
+    """Refuses what JetStream 0.3.0 may ask for and this engine does in its own way."""
+    known = {"sampler", "rng", "request_id"}
+    if unknown := arguments.keys() - known:
+        raise TypeError(f"unexpected argument {min(unknown)!r}")
+    for name in ("sampler", "rng"):
+        if arguments.get(name) is not None:
+            raise ValueError(f"{name} is not supported: a request's stream decides what is drawn")
 
 
 def _prefill_one(

@@ -44,7 +44,10 @@ def sample(
     scaled = scaled - jnp.max(scaled, axis=-1, keepdims=True)
     weight = jnp.exp(scaled)  # [S,V], the largest is exactly 1
     log_total = jnp.log(jnp.sum(weight, axis=-1))
-    allowed = _filter(weight, top_p, top_k) if filters else weight
+    allowed = weight
+    if filters:
+        asked = jnp.any((top_p < 1.0) | (top_k > 0))  # the bisection costs more than the rest
+        allowed = jax.lax.cond(asked, lambda: _filter(weight, top_p, top_k), lambda: weight)
     token = jnp.where(greedy, jnp.argmax(scaled, axis=-1), _invert(allowed, uniform))
     chosen = jnp.take_along_axis(scaled, token[:, None], axis=-1)[:, 0]
     return token.astype(jnp.int32), chosen - log_total

@@ -1,119 +1,17 @@
-"""The policy behind JetStream's own Driver and gRPC service.
-
-    client ─► Orchestrator ─► prefill queue ─► Driver's threads ─► PolicyEngine
-           ◄─ ids and text ◄─ return channel ◄─ detokenize thread ◄─ tokens
-
-What google-jetstream 0.2.2 needs to be of service is corrected here: a request that the Driver
-could not carry out is refused before it gets there, since a Driver thread that raises ends the
-whole process with SIGKILL.
-"""
+"""The policy behind JetStream's own gRPC service: client ─► Orchestrator ─► Driver."""
 
 import asyncio
-import dataclasses
-import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from threading import Thread
 from typing import Any
 
 import grpc
-import jax
 from jetstream.core.proto import jetstream_pb2, jetstream_pb2_grpc
 
-from dars_jax.engine.jetstream_engine import JetStreamTokenizer, PolicyEngine
+from dars_jax.engine.driver import Driver, orchestrator
+from dars_jax.engine.jetstream_engine import PolicyEngine
+from dars_jax.engine.text import TextStream
 from dars_jax.policy import decoder
-
-_root = logging.getLogger()
-_level, _handlers = _root.level, list(_root.handlers)
-from jetstream.core import orchestrator  # noqa: E402
-
-# It turns everybody's debug messages on, prints them to standard output, and reports every step
-# to the root logger.
-_root.setLevel(_level)
-_root.handlers[:] = _handlers
-orchestrator.logging = logging.getLogger("jetstream")
-orchestrator.logging.setLevel(logging.WARNING)
-
-
-def _delete(tree: Any) -> None:
-    for leaf in jax.tree.leaves(tree):
-        leaf.delete()
-
-
-orchestrator.delete_pytree = _delete  # its own calls jax.tree_map, which is gone
-
-
-class Driver(orchestrator.Driver):
-    """JetStream's Driver over one engine that prefills and generates."""
-
-    def __init__(
-        self,
-        engine: PolicyEngine,
-        params: decoder.Params,
-        failed: Callable[[Exception], None],
-    ):
-        """`failed` is called from a thread that cannot go on; the others then wait for `stop`."""
-        self._failed = failed
-        super().__init__([engine], [engine], [params], [params], interleaved_mode=True)
-
-    def _process_prefill_content(
-        self,
-        request: orchestrator.ActiveRequest,
-        tokenizer: JetStreamTokenizer,
-        is_bos: bool,
-        max_prefill_length: int,
-    ) -> tuple[Any, int]:
-        # JetStream's own puts a BOS in front of ids, and knows powers of two only.
-        return tokenizer.pad(request.prefill_content, self._jax_padding)
-
-    def _prefill_thread(self, idx: int) -> None:
-        self._guard(super()._prefill_thread, idx)
-
-    def _transfer_thread(self, idx: int) -> None:
-        self._guard(super()._transfer_thread, idx)
-
-    def _detokenize_thread(self, idx: int) -> None:
-        self._guard(super()._detokenize_thread, idx)
-
-    def _generate_thread(self, idx: int) -> None:
-        self._guard(self._generate, idx)
-
-    def _generate(self, idx: int) -> None:
-        slots = self._generate_slots[idx]
-        while self.live:
-            try:
-                super()._generate_thread(idx)
-            except AssertionError:
-                # It asserts that some slot is taken after it has looked for new requests, but the
-                # last answer may end in between.  Nothing is in work then: start over.
-                if slots.qsize() < self._generate_engines[idx].max_concurrent_decodes:
-                    raise
-
-    def _guard(self, run: Callable[[int], None], idx: int) -> None:
-        try:
-            run(idx)
-        except Exception as error:
-            self.live = False
-            self._failed(error)
-
-
-@dataclasses.dataclass
-class TextStream:
-    """Ids to text piece by piece; the pieces add up to the text of all ids."""
-
-    decode: Callable[[Sequence[int]], str]
-    _window: list[int] = dataclasses.field(default_factory=list)  # ids that decide what comes next
-    _shown: int = 0  # ids of the window whose text is out
-
-    def add(self, ids: Sequence[int], last: bool = False) -> str:
-        """The text that more ids add, less a character of which bytes may be missing."""
-        self._window += ids
-        old, new = self.decode(self._window[: self._shown]), self.decode(self._window)
-        if len(new) <= len(old) or (new.endswith("\ufffd") and not last):
-            return ""
-        # A piece alone would lose its leading space: the ids before it stay in view.
-        self._window = self._window[self._shown :]
-        self._shown = len(self._window)
-        return new[len(old) :]
 
 
 class Orchestrator(orchestrator.LLMOrchestrator):
@@ -146,12 +44,9 @@ class Orchestrator(orchestrator.LLMOrchestrator):
         content = jetstream_pb2.DecodeRequest.TokenContent(token_ids=ids)
         plain = jetstream_pb2.DecodeRequest(max_tokens=request.max_tokens, token_content=content)
         text = TextStream(self._decode) if request.HasField("text_content") else None
-        left = request.max_tokens
         async for response in super().Decode(plain, context):
             (sample,) = response.stream_content.samples
-            # With K tokens a dispatch the Driver notices only at the next one that it is enough.
-            new = sample.token_ids[:left]
-            left -= len(new)
+            new = sample.token_ids
             if new:
                 yield _response(new, text.add(new) if text else "")
         if text and (rest := text.add([], last=True)):

@@ -1,4 +1,4 @@
-"""Numbers of a step, and where they go: JSON lines, TensorBoard, the terminal.
+"""Numbers of a step, and where they go: JSON lines, TensorBoard, a tracker, the terminal.
 
 Everything that depends on the clock has a name that starts with "seconds" or ends with "_per_s";
 all else is the same in every run of a configuration.  (With graders in processes of their own
@@ -17,6 +17,7 @@ import numpy as np
 
 from dars_jax import distributed
 from dars_jax.records.progress import duration
+from dars_jax.records.tracker import Tracker
 from dars_jax.rewards import Verdict
 from dars_jax.rollout.stages import RolloutStats
 from dars_jax.types import Rollouts
@@ -91,12 +92,13 @@ def cost_metrics(stats: RolloutStats) -> dict[str, Any]:
 class MetricsLog:
     """WORKDIR/metrics.jsonl, one object per step, and TensorBoard events beside it.
 
-    The first of several processes writes them.
+    The first of several processes writes them; a tracker gets what TensorBoard gets.
     """
 
-    def __init__(self, workdir: Path, last_step: int):
+    def __init__(self, workdir: Path, last_step: int, tracker: Tracker | None = None):
         """Drops lines of steps after `last_step`: the run continues from there."""
         self._writes = distributed.is_first()
+        self._tracker = tracker
         if not self._writes:
             return
         from clu import metric_writers
@@ -112,7 +114,7 @@ class MetricsLog:
         self._board = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """One line, on disk before this returns; scalars go to TensorBoard too."""
+        """One line, on disk before this returns; scalars go to TensorBoard and the tracker too."""
         if not self._writes:
             return
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v
@@ -123,9 +125,11 @@ class MetricsLog:
         self.scalars(step, {k: v for k, v in values.items() if isinstance(v, int | float)})
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """TensorBoard only."""
+        """TensorBoard and the tracker only."""
         if self._writes:
             self._board.write_scalars(step, values)
+            if self._tracker:
+                self._tracker.scalars(step, values)
 
     def close(self) -> None:
         """Flushes both."""

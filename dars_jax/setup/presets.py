@@ -95,24 +95,3 @@ def start(argument: str, *, broad: bool, schedule: str = "none") -> ConfigDict:
     PRESETS[preset](config, broad)
     config.rollout.schedule = schedule
     return config
-
-
-def dars(config: ConfigDict) -> ConfigDict:
-    """Top-ups up to the paper's caps, full batch for 2 epochs.
-
-    The paper caps both schedules at 32; its authors' scripts give "hw" 64, which is followed for
-    their policies.  The embedded task was tuned with 32.
-    """
-    embedded = config.policy.architecture == "countdown"
-    config.rollout.n_max = 64 if config.rollout.schedule == "hw" and not embedded else 32
-    if config.rollout.schedule in ("ada_positive", "ada_balanced"):  # rounds as large as the first
-        config.rollout.num_stages = config.rollout.n_max // config.rollout.n_pre
-    config.learner.num_epochs, config.learner.num_minibatches = 2, 1
-    return config.lock()
-
-
-def ppo(config: ConfigDict) -> ConfigDict:
-    """The baselines' update: two mini-batches, one epoch, and no top-ups."""
-    config.rollout.num_stages = 1
-    config.learner.num_epochs, config.learner.num_minibatches = 1, 2
-    return config.lock()

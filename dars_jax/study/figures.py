@@ -20,7 +20,7 @@ logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it reports its font
 POINTS = 25  # of a curve over the steps
 
 
-class _Picture:
+class Picture:
     """A figure with panels in rows, and the PNG it becomes.  Needs no display."""
 
     def __init__(self, columns: int = 1, rows: int = 1, size: tuple[float, float] = (5.2, 4.0)):
@@ -30,9 +30,11 @@ class _Picture:
         self.axes: list[Axes] = list(panels.ravel())
 
     def colorbar(self, image: Any, axes: Axes, label: str) -> None:
+        """The scale of an image."""
         self._figure.colorbar(image, ax=axes, label=label)
 
     def png(self) -> bytes:
+        """The whole picture."""
         file = io.BytesIO()
         self._figure.savefig(file, format="png", dpi=110)
         return file.getvalue()
@@ -43,12 +45,13 @@ def color_of(index: int) -> Any:
     return matplotlib.colormaps["tab20"](2 * (index % 10) + (index // 10) % 2)
 
 
-def _finish(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
+def finish(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
+    """Labels of a panel, with their units, and a grid."""
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.grid(alpha=0.3)
 
 
-def _legend(axes: Axes, *, beside: bool = False) -> None:
+def legend(axes: Axes, *, beside: bool = False) -> None:
     """Beside the panel where its curves leave no room."""
     if beside:
         axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1))
@@ -64,14 +67,14 @@ def training_path(
     Args:
       panels: arms by the title of their panel.
     """
-    picture = _Picture(len(panels), size=(7, 5.6))
+    picture = Picture(len(panels), size=(7, 5.6))
     for axes, (title, arms) in zip(picture.axes, panels.items(), strict=True):
         axes.sharex(picture.axes[0])
         axes.sharey(picture.axes[0])
         _paths(axes, study, titles, k, arms)
         axes.plot([], [], "k*", ms=12, label="base policy")
-        _finish(axes, f"Pass@{k}, percent of held-out problems", "Pass@1, percent", title)
-        _legend(axes)
+        finish(axes, f"Pass@{k}, percent of held-out problems", "Pass@1, percent", title)
+        legend(axes)
     return picture.png()
 
 
@@ -114,7 +117,7 @@ def pass_at_k(
     """Pass@k against k, a panel for each budget; intervals of the arms in `bands`."""
     first = next(iter(study.runs.values()))
     ks = powers_up_to(first[0].num_samples)
-    picture = _Picture(len(budgets), size=(6, 4.6))
+    picture = Picture(len(budgets), size=(6, 4.6))
     for axes, budget in zip(picture.axes, budgets, strict=True):
         base = [100 * np.mean([run.pass_at(k)[0] for run in first]) for k in ks]
         axes.plot(ks, base, color="black", ls="--", lw=2, label="base policy")
@@ -131,8 +134,8 @@ def pass_at_k(
                                   alpha=0.15, lw=0)  # fmt: skip
         axes.set_xscale("log", base=2)
         axes.set_xticks(ks, [str(k) for k in ks])
-        _finish(axes, "k, answers per problem", "Pass@k, percent", f"after {budget}")
-    _legend(picture.axes[-1], beside=True)
+        finish(axes, "k, answers per problem", "Pass@k, percent", f"after {budget}")
+    legend(picture.axes[-1], beside=True)
     return picture.png()
 
 
@@ -141,7 +144,7 @@ def differences(
 ) -> bytes:
     """Pass@k less the baseline's, paired, with intervals: a panel for each budget and k."""
     others = list(study.runs)[1:][::-1]
-    picture = _Picture(len(budgets), len(ks), size=(4.6, 0.9 + 0.28 * len(others)))
+    picture = Picture(len(budgets), len(ks), size=(4.6, 0.9 + 0.28 * len(others)))
     panels = iter(picture.axes)
     for k in ks:
         for budget in budgets:
@@ -155,21 +158,21 @@ def differences(
                               xerr=_arms([e], 100), marker="o", ms=4, capsize=2)  # fmt: skip
             axes.set_yticks(range(len(others)), [titles[arm] for arm in others], fontsize=7)
             axes.set_ylim(-0.7, len(others) - 0.3)
-            _finish(axes, f"Pass@{k} less {titles[study.baseline]}'s, points",
+            finish(axes, f"Pass@{k} less {titles[study.baseline]}'s, points",
                     "", f"at {budget}")  # fmt: skip
     return picture.png()
 
 
 def against_cost(study: Study, titles: Mapping[str, str], axis: str, ks: Sequence[int]) -> bytes:
     """Pass@k against what was spent, a panel for each k; bands are intervals."""
-    picture = _Picture(len(ks), size=(6, 4.6))
+    picture = Picture(len(ks), size=(6, 4.6))
     for axes, k in zip(picture.axes, ks, strict=True):
         for i, (arm, mine) in enumerate(study.runs.items()):
             values = _over_seeds(mine, k)
             spent = np.mean([run.spent(axis)[: values.shape[1]] for run in mine], axis=0)
             _band(axes, spent / 1000, values.transpose(1, 0, 2) * 100, i, titles[arm])
-        _finish(axes, f"thousand {axis}", f"Pass@{k}, percent")
-    _legend(picture.axes[-1], beside=True)
+        finish(axes, f"thousand {axis}", f"Pass@{k}, percent")
+    legend(picture.axes[-1], beside=True)
     return picture.png()
 
 
@@ -195,7 +198,7 @@ CURVES = {
 
 def training_curves(study: Study, titles: Mapping[str, str]) -> bytes:
     """Entropy, response length and gradient norm against prompts; bands are the range of seeds."""
-    picture = _Picture(len(CURVES), size=(5, 4.2))
+    picture = Picture(len(CURVES), size=(5, 4.2))
     for axes, (name, label) in zip(picture.axes, CURVES.items(), strict=True):
         for i, (arm, mine) in enumerate(study.runs.items()):
             fewest = min(len(run.steps) for run in mine)
@@ -206,14 +209,36 @@ def training_curves(study: Study, titles: Mapping[str, str]) -> bytes:
             values = np.array([[_mean(c[piece]) for c in columns] for piece in pieces])
             axes.plot(x, values.mean(1), color=color_of(i), lw=1.5, label=titles[arm])
             axes.fill_between(x, values.min(1), values.max(1), color=color_of(i), alpha=0.12, lw=0)
-        _finish(axes, "thousand prompts", label)
-    _legend(picture.axes[-1], beside=True)
+        finish(axes, "thousand prompts", label)
+    legend(picture.axes[-1], beside=True)
+    return picture.png()
+
+
+def steps(lines: Sequence[Mapping[str, Any]]) -> bytes:
+    """One run so far: what is solved, what is sampled, and the entropy.
+
+    Args:
+      lines: of metrics.jsonl.
+    """
+    picture = Picture(3, size=(4.2, 3.2))
+    panels = (("share of prompts", ("pass_at_1", "solved_none", "solved_all")),
+              ("rollouts of a prompt", ("rollouts_per_prompt",)),
+              ("entropy, nats per token", ("entropy",)))  # fmt: skip
+    for axes, (label, names) in zip(picture.axes, panels, strict=True):
+        for i, name in enumerate(names):
+            values = [line.get(name) for line in lines]
+            axes.plot([line["step"] for line in lines],
+                      [np.nan if v is None else v for v in values],
+                      color=color_of(i), marker="." if len(lines) < POINTS else "",
+                      label=name)  # fmt: skip
+        finish(axes, "step", label)
+    legend(picture.axes[0])
     return picture.png()
 
 
 def loudness(accuracy: np.ndarray) -> bytes:
     """Sum of |A| of a prompt, and share of all of it, by accuracy of the base policy."""
-    picture = _Picture(2, size=(5.6, 4.2))
+    picture = Picture(2, size=(5.6, 4.2))
     each, share = picture.axes
     for i, method in enumerate(loud.METHODS):
         x, points, shares = zip(*loud.by_accuracy(accuracy, method), strict=True)
@@ -223,10 +248,10 @@ def loudness(accuracy: np.ndarray) -> bytes:
         share.bar(np.arange(len(x)) + i * width - 0.4 + width / 2, 100 * np.array(shares), width,
                   color=color_of(i), label=method.title)  # fmt: skip
         share.set_xticks(range(len(x)), [f"{v:.2f}" for v in x])
-    _finish(each, "accuracy of the base policy on the prompt", "sum of |advantage| of a prompt")
-    _finish(share, "accuracy of the base policy, mean of the bin",
+    finish(each, "accuracy of the base policy on the prompt", "sum of |advantage| of a prompt")
+    finish(share, "accuracy of the base policy, mean of the bin",
             "share of all |advantage|, percent")  # fmt: skip
-    _legend(share)
+    legend(share)
     return picture.png()
 
 
@@ -234,7 +259,7 @@ def top_ups(study: Study, titles: Mapping[str, str]) -> bytes:
     """How many rollouts prompts got, over all steps, and prompts rescued by top-ups."""
     arms = [arm for arm, mine in study.runs.items()
             if mine[0].settings["rollout.schedule"] != "none"]  # fmt: skip
-    picture = _Picture(2, size=(6, 4.2))
+    picture = Picture(2, size=(6, 4.2))
     sizes, rescued = picture.axes
     for i, arm in enumerate(study.runs):
         if arm not in arms:
@@ -249,10 +274,10 @@ def top_ups(study: Study, titles: Mapping[str, str]) -> bytes:
         e = estimate(np.array(per)[:, None])
         rescued.barh(titles[arm], e.mean, color=color_of(i),
                      xerr=_arms([e]), capsize=2)  # fmt: skip
-    _finish(sizes, "rollouts of a prompt", "percent of prompts, all steps of the first seed")
-    _finish(rescued, "prompts per 1,000 without a success among N but with one after", "")
+    finish(sizes, "rollouts of a prompt", "percent of prompts, all steps of the first seed")
+    finish(rescued, "prompts per 1,000 without a success among N but with one after", "")
     if arms:
-        _legend(sizes)
+        legend(sizes)
     return picture.png()
 
 
@@ -272,7 +297,7 @@ def bases(
     ks: Sequence[int],
 ) -> bytes:
     """Gain in Pass@k against the base's Pass@k, for base policies of several strengths."""
-    picture = _Picture(len(ks), size=(5.2, 4.2))
+    picture = Picture(len(ks), size=(5.2, 4.2))
     arms = dict.fromkeys(arm for study in studies.values() for arm in study.runs)
     for axes, k in zip(picture.axes, ks, strict=True):
         axes.axhline(0, color="black", lw=1)
@@ -291,9 +316,9 @@ def bases(
                 for at, _, steps in points:
                     axes.annotate(str(steps), (at, 0), fontsize=7, xytext=(0, 4),
                                   textcoords="offset points", ha="center")  # fmt: skip
-        _finish(axes, f"Pass@{k} of the base policy, percent", f"gain in Pass@{k}, points",
+        finish(axes, f"Pass@{k} of the base policy, percent", f"gain in Pass@{k}, points",
                 "numbers: supervised steps of the base")  # fmt: skip
-    _legend(picture.axes[0])
+    legend(picture.axes[0])
     return picture.png()
 
 
@@ -301,9 +326,9 @@ def by_step(run: Run) -> bytes:
     """How hard prompts were and how many top-ups they got, step by step, as shares of the batch."""
     kinds = [("correct_histogram", "correct among the first N rollouts"),
              ("top_up_histogram", "top-ups of a prompt")]  # fmt: skip
-    picture = _Picture(2, size=(6, 4.2))
+    picture = Picture(2, size=(6, 4.2))
     for axes, (name, label) in zip(picture.axes, kinds, strict=True):
-        _finish(axes, "step", label)
+        finish(axes, "step", label)
         lines = [line[name] for line in run.steps if name in line]
         if not lines:
             axes.text(0.5, 0.5, "not recorded when this run was made", ha="center",

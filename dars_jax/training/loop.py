@@ -21,6 +21,7 @@ from dars_jax.evaluation import answering
 from dars_jax.policy import sharding
 from dars_jax.records import checkpoint, metrics
 from dars_jax.records.checkpoint import Checkpoints
+from dars_jax.records.tracker import Tracker
 from dars_jax.rewards import Grader, GradingError
 from dars_jax.rollout import stages
 from dars_jax.setup import base_policy, build
@@ -34,7 +35,14 @@ NON_FINITE_LIMIT = 3  # updates in a row that were not applied
 class Trainer:
     """A run in a working directory.  `run` is the whole of it."""
 
-    def __init__(self, parts: build.Parts, grader: Grader, workdir: Path, console: metrics.Console):
+    def __init__(
+        self,
+        parts: build.Parts,
+        grader: Grader,
+        workdir: Path,
+        console: metrics.Console,
+        tracker: Tracker | None = None,
+    ):
         """Loads the initial policy, or the newest checkpoint of the working directory.
 
         Raises:
@@ -42,7 +50,7 @@ class Trainer:
             and checkpoint.recover.
         """
         self._parts, self._plan, self._workdir = parts, parts.plan, workdir
-        self._grader, self._console = grader, console
+        self._grader, self._console, self._tracker = grader, console, tracker
         c = parts.plan.config
         directory = workdir / "checkpoints"
         checkpoint.recover(directory, workdir / "damaged", console.log)
@@ -65,7 +73,7 @@ class Trainer:
         c, start, checkpoints = self._plan.config, self._start, self._checkpoints
         state = self._state
         del self._state  # the update donates it
-        log = metrics.MetricsLog(self._workdir, start)
+        log = metrics.MetricsLog(self._workdir, start, self._tracker)
         with (
             StopFlag().installed() as stop,
             jax.transfer_guard("disallow"),  # every crossing is explicit

@@ -342,3 +342,55 @@ def test_the_price_list_is_sorted_by_exact_fractions():
         have[n, k] += 1
     assert all(a >= b for a, b in itertools.pairwise(gains))
     assert set(have.values()) == {24}
+
+
+@pytest.mark.parametrize("name", ["hw", "gvm", "hora"])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"budget": 2.5}, "budget is 2.5: give a whole number"),
+        ({"budget": float("nan")}, "budget is nan: give a whole number"),
+        ({"budget": "8"}, "budget is '8': give a whole number"),
+        ({"budget": True}, "budget is True: give a whole number"),
+        ({"budget": jnp.float32(40)}, "budget is 40.0: give a whole number"),
+        ({"budget": -3}, "budget is -3: give at least 0"),
+        ({"budget": 2**31}, "budget is 2147483648: numbers of rollouts stay below"),
+        ({"budget": [40]}, r"budget has shape \(1,\): give one number"),
+        ({"n_max": "64"}, "n_max is '64': give a whole number"),
+        ({"n_max": [16, 16]}, r"n_max has shape \(2,\): give one for all groups"),
+        ({"n_min": 9.5}, "n_min is 9.5: give a whole number"),
+        ({"n_min": -1}, "n_min is -1: give at least 0"),
+        ({"n_min": 20}, "n_min is 20, above the cap n_max = 16"),
+        ({"num_correct": [[0, 1]]}, r"counts of shape \(1, 2\): give int\[prompts\]"),
+        ({"num_sampled": [8] * 3}, r"num_correct has shape \(2,\), num_sampled \(3,\)"),
+    ],
+)
+def test_what_is_no_budget_and_no_size_is_refused(name, arguments, message):
+    given = {"num_correct": [0, 1], "num_sampled": 8, "n_max": 16, "budget": 8} | arguments
+    with pytest.raises(ValueError, match=message):
+        allocate(name, **given)
+
+
+def test_a_traced_budget_is_known_by_its_dtype_only():
+    run = jax.jit(lambda budget: allocate("hora", [0, 1], 8, n_max=16, budget=budget))
+    with pytest.raises(ValueError, match="budget is float32: give a whole number"):
+        run(2.5)
+    assert run(-3).tolist() == run(0).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("rule", [3, ["hw"], "hwx", None])
+def test_what_is_no_allocator_is_refused(rule):
+    with pytest.raises(ValueError, match=r"unknown allocator .*: expected one of uniform"):
+        allocate(rule, [0, 1], 8, n_max=16, budget=8)
+
+
+@pytest.mark.parametrize("name", ["hw", "gvm", "hora"])
+def test_no_prompts_get_nothing(name):
+    assert allocate(name, [], 8, n_max=16, budget=8).shape == (0,)
+
+
+def test_a_total_and_bounds_are_whole_numbers():
+    with pytest.raises(ValueError, match="total is -1: give at least 0"):
+        apportion([1, 2], 0, 4, -1)
+    with pytest.raises(ValueError, match=r"low is 0\.5: give a whole number"):
+        apportion([1, 2], 0.5, 4, 2)

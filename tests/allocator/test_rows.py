@@ -25,3 +25,29 @@ def test_what_is_kept_is_dealt_once_and_evenly(count):
     assert sorted(dealt[dealt >= 0].tolist()) == np.flatnonzero(kept).tolist()
     real = (dealt >= 0).sum(axis=1)
     assert dealt.shape[0] == 4 and real.max() - real.min() <= 1
+
+
+def test_a_sampler_of_one_shape_gets_batches_of_it():
+    assert rows.expand([3, 4], batch_size=4).tolist() == [[0, 0, 0, 1], [1, 1, 1, -1]]
+    assert rows.expand([0], batch_size=4).shape == (0, 4)
+    assert rows.expand([]).shape == (0,)
+
+
+def test_rows_of_a_micro_batch_are_spread_evenly_over_devices():
+    assert rows.deal([True] * 50, 2, multiple=16).shape == (2, 32)
+    assert rows.deal([True] * 5, 2, multiple=16).shape == (2, 16)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: rows.expand([-1, 2]), "least -1"),
+        (lambda: rows.expand([1.5]), "more is float64"),
+        (lambda: rows.expand([3], batch_size=0), "batch_size is 0"),
+        (lambda: rows.deal([0, 2], 2), "kept is int64.*: give a bool for each rollout"),
+        (lambda: rows.deal([True], 0), "num_batches is 0"),
+    ],
+)
+def test_what_are_no_rows_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

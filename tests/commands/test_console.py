@@ -121,3 +121,18 @@ def test_a_configuration_that_is_here_is_left_alone(tmp_path, monkeypatch):
     assert console.with_known_configs(given, REPO) == [
         f"--config={REPO}/configs/dars_b.py:et", *given[1:],
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("script", ["tpu_run", "evaluate", "plot"])
+def test_a_script_without_the_train_extra_says_so_in_a_line(script):
+    code = "import sys, runpy; sys.modules['absl'] = None; sys.argv = ['x', '--help'];"
+    code += f"runpy.run_path({str(REPO / 'launch' / script)!r} + '.py', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: absl is missing: pip install '.[train]'")
+
+
+def test_another_missing_module_is_not_blamed_on_the_extra():
+    with pytest.raises(ModuleNotFoundError, match="pandas"):
+        console.end_without(ModuleNotFoundError("No module named 'pandas'", name="pandas"))

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+import yaml
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = REPO / "launch" / "pod.sh"
@@ -52,9 +53,8 @@ def pod(*arguments, path=None, **environment):
 
 def planned(*arguments):
     """The commands that --dry-run prints, as lists of words."""
-    done = pod(*arguments, "--dry-run") if "--" not in arguments else pod(
-        *arguments[: arguments.index("--")], "--dry-run", *arguments[arguments.index("--") :]
-    )  # fmt: skip
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    done = pod(*arguments[:end], "--dry-run", *arguments[end:], PATH=os.defpath)  # without xpk
     assert done.returncode == 0, done.stderr
     return [shlex.split(line) for line in done.stdout.splitlines()]
 
@@ -165,11 +165,66 @@ def test_a_bucket_is_mounted_on_every_worker(cloud):
     assert "--worker=all" in run and "--workdir ../buckets/bucket/runs/a" in run[-1]
 
 
+JOBSET = ("jobset", *POD, "--cluster=c", "--type=v6e-64", *TRAINING[:3], "gs://bucket/runs/a")
+
+
+def test_a_jobset_holds_the_last_commit_and_its_bucket():
+    archive, *_, unpack, attach, create = planned(*JOBSET, "--spot", "--project=p")
+    assert archive[:2] == ["git", "archive"] and archive[-1] == "HEAD"
+    (source,) = [a for a in create if a.startswith("--script-dir=")]
+    assert unpack[0] == "tar" and source == f"--script-dir={unpack[-1]}"
+    assert attach[:4] == ["xpk", "storage", "attach", "bucket"]
+    assert {"--readonly=false", "--mount-point=/buckets/bucket"} <= set(attach)
+    assert create[:3] == ["xpk", "workload", "create"]
+    where = {"--cluster=c", "--zone=us-west4-a", "--project=p"}
+    assert where <= set(attach) and where <= set(create)
+    assert {"--workload=dars", "--tpu-type=v6e-64", "--spot", "--storage=bucket"} <= set(create)
+    shared = planned(*JOBSET[:-1], "/mnt/runs/a")
+    assert not [a for command in shared for a in command if "storage" in a]
+
+
+def test_a_jobset_starts_again_where_that_can_help():
+    create = planned(*JOBSET)[-1]
+    assert "--restart-on-exit-codes=1,4" in create  # besides 127 to 255, xpk's own
+    assert "--max-restarts=50" in create
+
+
+def test_a_jobset_runs_what_a_pod_runs_and_hears_its_signals(cloud):
+    odd = ['--config.data.system_prompt=it\'s "so" $HOME & \\n `x` *', "--config.seed=3"]
+    (command,) = [a for a in planned(*JOBSET, "--", *odd)[-1] if a.startswith("--command=")]
+    for name, text in (("pip", ""), ("python", 'printf "%s\\n" $$ "$@"')):
+        (cloud / name).write_text(f"#!/bin/sh\n{text}\n")
+        (cloud / name).chmod(0o755)
+    script = f"({command.removeprefix('--command=')}) & echo $!; wait $!"  # as xpk runs it
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True,
+                          env=dict(os.environ, PATH=f"{cloud}:{os.environ['PATH']}"))  # fmt: skip
+    child, signalled, *arguments = done.stdout.splitlines()
+    assert child == signalled  # python itself, no shell before it
+    assert arguments == ["-u", "launch/tpu_run.py", *TRAINING[:3], "/buckets/bucket/runs/a", *odd]
+
+
+def test_xpk_itself_makes_the_jobset(tmp_path):
+    if not shutil.which("xpk"):
+        pytest.skip("pip install xpk, in an environment of its own")
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run([SCRIPT, *JOBSET, "--dry-run"], capture_output=True, text=True,
+                          check=False, env=environment | {"HOME": str(tmp_path)})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    jobset = yaml.safe_load(done.stdout[done.stdout.index("apiVersion:") :])
+    assert jobset["kind"] == "JobSet" and jobset["spec"]["failurePolicy"]["maxRestarts"] == 50
+    (job,) = jobset["spec"]["replicatedJobs"]
+    (rule,) = job["template"]["spec"]["podFailurePolicy"]["rules"]
+    assert (rule["action"], rule["onExitCodes"]["operator"]) == ("FailJob", "NotIn")
+    again = set(rule["onExitCodes"]["values"])
+    assert {1, 4, 130, 137, 143} <= again and not again & {0, 2, 3, 5, 6}
+    assert job["template"]["spec"]["parallelism"] == 16  # v6e-64: 4 chips a machine
+
+
 UP = ("up", *POD, "--type=v6e-64", "--spot", *TRAINING)
 ONCE = ["worker", "start", "follow"]  # install, run, follow
 
 
-@pytest.mark.parametrize("code", [0, 2, 3])
+@pytest.mark.parametrize("code", [0, 2, 3, 5])
 def test_up_ends_with_the_exit_code_of_the_run(cloud, code):
     (cloud / "states").write_text("NONE PROVISIONING ACTIVE")
     (cloud / "codes").write_text(str(code))
@@ -215,7 +270,10 @@ def test_up_does_not_ask_for_ever_for_a_pod_it_is_refused(cloud):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "create, install, run, follow, up or delete"),
+        ((), "create, install, run, follow, up, delete or jobset"),
+        (("jobset", *POD, "--type=v9-8", *TRAINING), "--cluster is missing"),
+        (("jobset", *POD, "--cluster=c", *TRAINING), "--type is missing"),
+        ((*JOBSET, "--dry-run", "--", "--config.data.system_prompt=a\nb"), "line break"),
         (("destroy",), "'destroy'"),
         (("create", "--zone", "z", "--type", "v6e-8"), "--name is missing"),
         (("create", "--name", "n", "--type", "v6e-8"), "--zone is missing"),
@@ -240,8 +298,8 @@ def test_a_mistake_is_told_in_one_line(arguments, words):
 def test_help_names_every_command_and_option(arguments):
     done = pod(*arguments)
     assert done.returncode == 0
-    for word in ("create", "install", "run", "follow", "up", "delete", "--spot", "--dry-run",
-                 "--workdir", "gs://"):  # fmt: skip
+    for word in ("create", "install", "run", "follow", "up", "delete", "jobset", "--spot",
+                 "--dry-run", "--workdir", "gs://"):  # fmt: skip
         assert word in done.stdout
 
 

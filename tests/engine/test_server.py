@@ -27,9 +27,10 @@ from dars_jax.data import prompts
 from dars_jax.data.tokenizer import load_tokenizer
 from dars_jax.engine.jetstream_engine import JetStreamTokenizer, PolicyEngine
 from dars_jax.engine.programs import Programs
-from dars_jax.engine.server import Server, TextStream
+from dars_jax.engine.server import Server
 from dars_jax.engine.session import Request, SamplingConfig, Session
 from dars_jax.engine.state import DecodeConfig
+from dars_jax.engine.text import TextStream
 from dars_jax.policy import sharding
 from dars_jax.setup import build
 
@@ -370,7 +371,7 @@ def test_the_command_serves_the_newest_checkpoint_until_it_is_stopped(trained):
 
 def test_without_a_checkpoint_one_line_says_so(trained, tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
-        serve.serve(trained[0], tmp_path, host="127.0.0.1", port=0, initial=False,
+        serve.serve(trained[0], tmp_path, api="jetstream", host="127.0.0.1", port=0, initial=False,
                     temperature=None, seed=0, steps=1)  # fmt: skip
     (line,) = capsys.readouterr().err.splitlines()
     assert error.value.code == 2
@@ -384,3 +385,23 @@ def test_a_port_in_use_is_known_at_once(fresh_python, tmp_path):
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2
     assert "--port" in line and "in use" in line
+
+
+# What JetStream's versions say ------------------------------------------------------------------
+
+
+def test_the_arguments_of_both_jetstreams_are_taken(programs):
+    engine = PolicyEngine(programs.programs, Words(), GREEDY)
+    params, tokens = programs.params, jnp.asarray(PROMPTS[3])
+    old = engine.prefill(params=params, existing_prefix=None, padded_tokens=tokens, true_length=4)
+    new = engine.prefill(params=params, padded_tokens=tokens, true_length=4, sampler=None,
+                         rng=None, request_id="x")  # fmt: skip
+    assert old.token == new.token
+    state = engine.insert(new, engine.init_decode_state(), slot=0, request_id="x")
+    state, result = engine.generate(params, state, sampler=None, rng=None)
+    assert engine.free_resource(slot=0) is None
+    assert result.convert_to_numpy().data[0, 0] == int(new.token[0])
+    with pytest.raises(ValueError, match="sampler is not supported"):
+        engine.generate(params, state, sampler=max)
+    with pytest.raises(TypeError, match="'speed'"):
+        engine.prefill(params=params, padded_tokens=tokens, true_length=4, speed=1)

@@ -9,7 +9,7 @@ import pytest
 
 from dars_jax.learner import update
 from dars_jax.policy import decoder, sharding
-from dars_jax.setup import plan, presets
+from dars_jax.setup import arms, plan
 from dars_jax.tpu import aot, flops, hlo, hlo_traffic, topology
 
 needs_libtpu = pytest.mark.skipif(
@@ -129,7 +129,7 @@ def test_v6e_gathers_a_layer_ahead_on_its_sparse_cores(fresh_python):
 
 
 def test_flops_of_an_update_equal_the_formula():
-    made = plan.validate(presets.dars(presets.start("", broad=True, schedule="hw")), 1)
+    made = plan.validate(arms.dars_b(), 1)
     mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
     (program,) = aot.programs(made, mesh, ("update",))
     got = aot.count_flops(program, 10)
@@ -160,7 +160,7 @@ def test_the_mesh_chosen_for_a_slice_is_one_that_the_plan_accepts(name, where):
     shape, why = topology.choose_mesh(
         place, num_params=m.num_params(), d_model=m.d_model, num_kv_heads=m.num_kv_heads
     )
-    config = presets.dars(presets.start(name, broad=True, schedule="hw")).unlock()
+    config = arms.dars_b(name).unlock()
     config.mesh.data, config.mesh.fsdp, config.mesh.tensor = shape
     made = plan.validate(config, place.num_chips)
     assert made.mesh_shape[2] <= m.num_kv_heads and "torus" in why
@@ -289,7 +289,7 @@ def test_importing_the_package_leaves_the_environment_alone(fresh_python):
 
 def test_bytes_on_a_device_are_those_of_its_share():
     mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
-    made = plan.validate(presets.dars(presets.start("", broad=True, schedule="hw")), 1)
+    made = plan.validate(arms.dars_b(), 1)
     state, _ = aot.state_shapes(made, mesh)
     assert aot.bytes_per_device(state.params) == 4 * made.model.num_params()
     assert jax.tree.structure(state) == jax.tree.structure(
