@@ -144,10 +144,9 @@ class Trainer:
         console.phase(step, "update")
         values = {"epoch": epoch, **metrics.rollout_metrics(rollouts, kept, advantage, verdicts)}
         learns = packed.token_count.any()  # nothing to learn from is a normal step
-        if learns:
-            del session, params  # their memory is the update's now
-        else:
+        if not learns:
             packed = probe(parts, prompts, rollouts)
+        del session, params  # their memory is the update's now
         state, outcome = parts.update(
             state, sharding.put_batch(packed, parts.mesh), self._reference
         )
@@ -159,9 +158,8 @@ class Trainer:
             limit = self._plan.update.gap_limit
             raise StrangeWeightsError(step + 1, values["logprob_gap"], limit, state)
         updated = time.perf_counter()
-        if learns:
-            params = parts.engine.load_params(state.params)
-            jax.block_until_ready(params)
+        params = parts.engine.load_params(state.params)
+        jax.block_until_ready(params)
         end = time.perf_counter()
         values |= metrics.cost_metrics(stats) | {
             "seconds_rollout": sampled - begin,
