@@ -61,9 +61,10 @@ def defaults() -> ConfigDict:
     c.rollout.budget = 0.0
     c.rollout.num_stages = 2  # 2 is the paper's: pre-rollouts and one top-up
     c.rollout.barrier = False  # wait for a whole stage before the next; same rollouts, slower
-    c.rollout.temperature = 1.0
+    c.rollout.temperature = 1.0  # of the loss too
+    # Filters change the distribution, which the loss does not know: refused but for these values.
     c.rollout.top_p = 1.0
-    c.rollout.top_k = 0  # 0 keeps the whole vocabulary
+    c.rollout.top_k = 0
     c.rollout.max_tokens = 8  # longest completion, its EOS included
     c.rollout.slots = 256  # completions decoded at a time, per engine replica
     c.rollout.prefixes = 256  # prompts kept prefilled, per engine replica
@@ -75,6 +76,20 @@ def defaults() -> ConfigDict:
     c.objective.advantage = "mean"
     c.objective.k = 4  # of Pass@k, in "passk" and "pkpo"
     c.objective.beta = 2.0  # of "rs_grpo": the best reward counts for more as it grows
+    # Answers that the length limit cut off: "keep" as they were graded, "mask" out of the loss, or
+    # "soft", which lowers the reward of long answers, see objective.overlong_penalty.
+    c.objective.overlong = "keep"
+    c.objective.overlong_buffer = 0  # of "soft", tokens before the limit; DAPO: a fifth
+    # Raise the entropy bonus by a step after each update below the target, lower it after others,
+    # and give it only below (ratios.entropy_control).  0 leaves learner.entropy_coef as it is.
+    c.objective.entropy_target = 0.0  # nats
+    c.objective.entropy_step = 1e-4
+    # How the ratio of new to old policy enters: one of ratios.SURROGATES, explained there.
+    c.objective.surrogate = "clip"
+    # Weights for what the sampler computes otherwise than the trainer: one of ratios.CORRECTIONS.
+    c.objective.correction = "none"
+    c.objective.correction_low = 0.5  # of "token_mask"; the ratio of trainer to sampler
+    c.objective.correction_cap = 0.0  # 0 is the published one: 2 truncated, 5 token, 3 sequence
 
     c.learner = ConfigDict()
     c.learner.num_epochs = 2  # E
@@ -91,6 +106,9 @@ def defaults() -> ConfigDict:
     # layer's turn comes, or "auto": "epoch" where it fits.
     c.learner.gather = "auto"
     c.learner.max_micro_batches = 0  # capacity; 0 is enough for any step
+    # A mean gap between the sampler's and the trainer's log-probs, in nats, beyond which the run
+    # ends: the engine serves other weights.  0 is 0.001 in float32 on CPUs, 0.05 elsewhere.
+    c.learner.gap_limit = 0.0
 
     c.optimizer = ConfigDict()
     c.optimizer.learning_rate = 2e-4
@@ -113,6 +131,7 @@ def defaults() -> ConfigDict:
     c.eval.num_samples = 128  # answers per held-out prompt
     c.eval.temperature = 1.0
     c.eval.top_p = 1.0
+    c.eval.top_k = 0  # 0 keeps the whole vocabulary
 
     c.wandb = ConfigDict()
     c.wandb.project = ""  # Weights & Biases project that gets the scalars, too; "" is none
@@ -128,9 +147,9 @@ def defaults() -> ConfigDict:
 # A resumed run may change these: they do not enter the trajectory (the mesh only by rounding).
 FREE_KEYS = (
     "train.num_steps", "checkpoint.every", "checkpoint.keep", "eval.every", "eval.num_samples",
-    "eval.temperature", "eval.top_p", "reward.num_workers", "reward.max_errors",
-    "data.dir", "rollout.barrier", "rollout.prefixes", "mesh.data", "mesh.fsdp", "mesh.tensor",
-    "wandb.project", "wandb.mode",
+    "eval.temperature", "eval.top_p", "eval.top_k", "learner.gap_limit", "reward.num_workers",
+    "reward.max_errors", "data.dir", "rollout.barrier", "rollout.prefixes", "mesh.data",
+    "mesh.fsdp", "mesh.tensor", "wandb.project", "wandb.mode",
 )  # fmt: skip
 
 
@@ -152,6 +171,9 @@ _ADDED = {
     "policy.warmup_steps": 300, "objective.advantage": "mean", "objective.k": 4,
     "objective.beta": 2.0, "rollout.budget": 0.0, "reward.timeout_s": 10.0,
     "reward.memory_gib": 4.0, "reward.correct_at": 0.5, "reward.in_process": False,
+    "objective.surrogate": "clip", "objective.correction": "none", "objective.correction_low": 0.5,
+    "objective.correction_cap": 0.0, "objective.overlong": "keep", "objective.overlong_buffer": 0,
+    "objective.entropy_target": 0.0, "objective.entropy_step": 1e-4, "eval.top_k": 0,
 }  # fmt: skip
 
 

@@ -20,6 +20,8 @@ from dars_jax.placement import gathered, spread_as
 ADVANTAGES = ("mean", "std", "rloo", "maxrl", "ada_est", "pkpo", "passk", "rs_grpo")
 OF_K = ("pkpo", "passk")  # those in which k has a part
 OF_BETA = ("rs_grpo",)
+OF_ANY_REWARD = ("mean", "std", "rloo", "rs_grpo")  # negative ones too
+OVERLONG = ("keep", "mask", "soft")
 AGGREGATIONS = ("dr_grpo", "token_mean", "sequence_mean")
 
 
@@ -226,6 +228,21 @@ def _check_advantage(name: str, k: int, beta: float) -> None:
         raise ValueError(f"k is {k!r}: give a whole number of at least 1, the k of Pass@k")
     if name in OF_BETA and not isinstance(beta, jax.core.Tracer) and not beta > 0:
         raise ValueError(f"beta is {beta}: give a number above 0")
+
+
+def overlong_penalty(lengths: ArrayLike, *, max_length: int, buffer: int) -> jax.Array:
+    """What is added to the reward of a long answer -> float32[rollouts], from 0 to -1.
+
+    0 up to max_length - buffer tokens, from there in a straight line to -1 at max_length (DAPO's
+    soft overlong punishment, arXiv 2503.14476, eq. 13).
+
+    Args:
+      lengths: int32[rollouts], response tokens.
+      max_length: longest possible response, in tokens.
+      buffer: from 1 to max_length, tokens over which the penalty grows.
+    """
+    free = max_length - buffer
+    return -jnp.clip((jnp.asarray(lengths, jnp.float32) - free) / buffer, 0, 1)
 
 
 def has_signal(

@@ -75,3 +75,4 @@ class TrainState:
     step: Array  # int32[], finished steps; every random key is folded from seed and step
     params: Any
     opt_state: Any
+    entropy: Any = None  # float32[2], coefficient and last entropy; with an entropy target only

@@ -67,7 +67,8 @@ def _evaluate(config: ConfigDict, workdir: Path, files: list[Path], output: Path
     name = Path(c.policy.path).name if c.policy.path else "the embedded policy"
     protocol = {
         "answers per problem": c.eval.num_samples, "temperature": c.eval.temperature,
-        "top-p": c.eval.top_p, "longest answer in tokens": c.rollout.max_tokens, "seed": c.seed,
+        "top-p": c.eval.top_p, "top-k": c.eval.top_k,
+        "longest answer in tokens": c.rollout.max_tokens, "seed": c.seed,
     }  # fmt: skip
     evaluation = report.summarize(
         f"{name} after {step} steps" if step else f"{name} before training",
@@ -111,7 +112,7 @@ def _benchmarks(
 def _settings(config: ConfigDict, step: int | None) -> dict[str, Any]:
     """What decides the answers."""
     flat = as_of_today(flatten(config))
-    sampling = ("eval.num_samples", "eval.temperature", "eval.top_p")
+    sampling = ("eval.num_samples", "eval.temperature", "eval.top_p", "eval.top_k")
     kept = {k: v for k, v in flat.items() if k in sampling or k not in FREE_KEYS}
     return {"step": step or 0, **kept}
 

@@ -41,7 +41,7 @@ def export(
             raise ValueError(f"--out {out} exists and is not an empty directory")
         mesh = sharding.make_mesh(*plan.mesh_shape)
         optimizer = update.make_optimizer(plan.optimizer)
-        shardings = update.state_shardings(plan.model, optimizer, mesh)
+        shardings = update.state_shardings(plan.model, optimizer, mesh, plan.update.entropy_target)
         state = saved_state.restore(plan, workdir, config, step, optimizer, shardings)
         source = build.policy_directory(plan, print)
         weights.save_params(out, state.params, plan.model, source=source, dtype=jnp.dtype(dtype))

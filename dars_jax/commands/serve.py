@@ -63,7 +63,7 @@ def serve(
         tokenizer = load_tokenizer(source)
         engine = _make_engine(plan, mesh, tokenizer, temperature, seed, steps, api == "openai")
         optimizer = update.make_optimizer(plan.optimizer)
-        shardings = update.state_shardings(plan.model, optimizer, mesh)
+        shardings = update.state_shardings(plan.model, optimizer, mesh, plan.update.entropy_target)
         params = engine.load_params(
             weights.load_params(source, plan.model, shardings.params)
             if step is None

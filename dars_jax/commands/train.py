@@ -47,6 +47,8 @@ def _train(config: ConfigDict, workdir: Path, tracker: Tracker | None) -> int:
             before, after = run.run()
     except FloatingPointError as error:
         cli.fail(str(error), cli.EXIT_DIVERGED)
+    except loop.StrangeWeightsError as error:
+        cli.fail(str(error), cli.EXIT_STRANGE_WEIGHTS)
     except SaveError as error:
         cli.fail(str(error), cli.EXIT_NOT_SAVED)
     except loop.Stopped as stopped:

@@ -71,11 +71,16 @@ class Passes:
         hidden, pull = jax.vjp(self._final_norm, weights["final_norm"], x)
         names = ("target", "advantage", "weight", "sampler_logprob", "old_logprob",
                  "reference_logprob", "first", "entropy_weight")  # fmt: skip
+        data = {k: arrays[k] for k in names if k in arrays}
         head = "embedding" if self.model.tied_head else "head"
+        if self.loss.by_sequence:  # the head once more, as sequences reach over chunks
+            logprob = loss_lib.head_logprob(
+                hidden, weights[head], arrays["target"], self.loss.temperature, self.chunk
+            )
+            data |= loss_lib.sequence_terms(logprob, arrays, self.loss)
         sums, logprob, d_hidden, total[head] = loss_lib.head_gradient(
-            hidden, weights[head], total[head], {k: arrays[k] for k in names if k in arrays},
-            self.loss, self.chunk,
-        )  # fmt: skip
+            hidden, weights[head], total[head], data, self.loss, self.chunk
+        )
         d_norm, dx = pull(d_hidden)
         total["final_norm"] = jax.tree.map(jnp.add, total["final_norm"], d_norm)
         dx, total["layers"] = self._backward(weights["layers"], total["layers"], saved, dx, arrays)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dars_jax import objective
+from dars_jax import objective, ratios
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,36 +22,38 @@ class LossConfig:
     clip_high: float
     entropy_coef: float
     kl_coef: float
+    surrogate: str = "clip"  # one of ratios.SURROGATES
+    correction: str = "none"  # one of ratios.CORRECTIONS
+    correction_low: float = 0.5  # of the ratio of trainer to sampler
+    correction_cap: float = 2.0
+
+    @property
+    def by_sequence(self) -> bool:
+        """Whether the loss of a token depends on its whole sequence."""
+        return self.surrogate == "gspo" or self.correction == "sequence_mask"
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["loss", "entropy", "clipped", "kl", "gap", "gap_max"],
+    data_fields=["loss", "entropy", "clipped", "kl", "bounded"],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
 class Sums:
-    """Sums over tokens, which add up over micro-batches; `gap_max` is a maximum."""
+    """Sums over tokens, which add up over micro-batches and devices."""
 
     loss: jax.Array  # float32[], already weighted
     entropy: jax.Array  # nats
     clipped: jax.Array  # tokens
     kl: jax.Array  # nats, policy against reference
-    gap: jax.Array  # nats, |sampler's log-prob - ours|
-    gap_max: jax.Array
+    bounded: jax.Array  # tokens whose correction a bound decided
 
     @classmethod
     def zeros(cls) -> "Sums":
         return cls(*(jnp.zeros((), jnp.float32) for _ in dataclasses.fields(cls)))
 
     def __add__(self, other: "Sums") -> "Sums":
-        total = jax.tree.map(jnp.add, self, other)
-        return dataclasses.replace(total, gap_max=jnp.maximum(self.gap_max, other.gap_max))
-
-    def over_devices(self, axes: tuple[str, ...]) -> "Sums":
-        """Sums of all devices along the mesh axes, inside shard_map."""
-        total = jax.lax.psum(self, axes)
-        return dataclasses.replace(total, gap_max=jax.lax.pmax(self.gap_max, axes))
+        return jax.tree.map(jnp.add, self, other)
 
 
 def _token_loss(
@@ -62,22 +64,55 @@ def _token_loss(
         logits, data["target"], temperature=config.temperature
     )
     old = jnp.where(data["first"], jax.lax.stop_gradient(logprob), data["old_logprob"])
-    surrogate, clipped = objective.clipped_surrogate(
-        logprob, old, data["advantage"], clip_low=config.clip_low, clip_high=config.clip_high
-    )
+    surrogate, clipped = ratios.surrogate(
+        logprob, old, data["advantage"], kind=config.surrogate, clip_low=config.clip_low,
+        clip_high=config.clip_high, sequence_ratio=data.get("sequence_ratio"),
+    )  # fmt: skip
     weight = data["weight"]
     live = weight > 0
     entropy_sum = jnp.sum(jnp.where(live, entropy, 0.0))
+    bounded_sum = jnp.zeros(())
+    if config.correction != "none":
+        difference = data.get("sequence_gap", old - data["sampler_logprob"])
+        correction, bounded = ratios.correction(
+            jnp.where(live, difference, 0.0), kind=config.correction, low=config.correction_low,
+            cap=config.correction_cap,
+        )  # fmt: skip
+        surrogate = correction * surrogate
+        bounded_sum = jnp.sum(bounded, dtype=jnp.float32)
     loss = jnp.sum(weight * surrogate) - data["entropy_weight"] * entropy_sum
     kl_sum = jnp.zeros(())
     if config.kl_coef:
         kl = objective.kl_penalty(logprob, data["reference_logprob"])
         loss += config.kl_coef * jnp.sum(weight * kl)
         kl_sum = jnp.sum(jnp.where(live, kl, 0.0))
-    gap = jnp.where(live, jnp.abs(logprob - data["sampler_logprob"]), 0.0)
     sums = Sums(loss, entropy_sum, jnp.sum(live & clipped, dtype=jnp.float32), kl_sum,
-                jnp.sum(gap), jnp.max(gap))  # fmt: skip
+                bounded_sum)  # fmt: skip
     return loss, (jax.lax.stop_gradient(sums), jax.lax.stop_gradient(logprob))
+
+
+def sequence_terms(
+    logprob: jax.Array, arrays: dict[str, jax.Array], config: LossConfig
+) -> dict[str, jax.Array]:
+    """What the loss of a token has to know of its whole sequence -> float32[b,T] arrays.
+
+    Args:
+      logprob: float32[b,T], of the targets.
+      arrays: of a micro-batch, see gradient.Passes.add_gradient.
+    """
+    live = arrays["weight"] > 0
+    old = jnp.where(arrays["first"], logprob, arrays["old_logprob"])
+
+    def total(x: jax.Array) -> jax.Array:
+        return ratios.sequence_sums(x, arrays["group"], arrays["segment"], live)
+
+    terms = {}
+    if config.surrogate == "gspo":
+        length = jnp.maximum(total(jnp.ones_like(logprob)), 1)
+        terms["sequence_ratio"] = total(logprob - old) / length
+    if config.correction == "sequence_mask":
+        terms["sequence_gap"] = total(old - arrays["sampler_logprob"])
+    return terms
 
 
 def _chunks(x: jax.Array, chunk: int) -> jax.Array:

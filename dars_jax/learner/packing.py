@@ -93,7 +93,7 @@ def assemble(
     """Packs the kept groups, every mini-batch into micro-batches of its own.
 
     Args:
-      advantage, weight: float32[N] of each rollout.
+      advantage, weight: float32[N] of each rollout; one of weight 0 is left out.
       kept: bool[P], prompts whose group enters the loss.
       minibatch: int32[P], mini-batch of each prompt.
 
@@ -109,6 +109,9 @@ def assemble(
         tokens = 0
         for p in np.flatnonzero(kept & (minibatch == j)):
             members = order[edges[p] : edges[p + 1]]
+            members = members[weight[members] > 0]
+            if not len(members):
+                continue
             lengths = rollouts.length[members]
             tokens += int(lengths.sum())
             prefix = len(prompts.tokens[p]) - 1

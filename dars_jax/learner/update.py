@@ -14,14 +14,17 @@ pass supplies the old log-probs, and no separate pass is run.
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from dars_jax import ratios
 from dars_jax.learner import loss as loss_lib
 from dars_jax.learner.gradient import Passes
 from dars_jax.policy import decoder, sharding
@@ -60,6 +63,9 @@ class UpdateConfig:
     remat: str
     gather: str = "epoch"  # when weights become whole, see gradient.py
     attention: str = "xla"  # a key of ATTENTION
+    entropy_target: float = 0.0  # nats; 0 keeps the coefficient of the loss
+    entropy_step: float = 0.0  # by which the coefficient then changes
+    gap_limit: float = math.inf  # mean nats, sampler to trainer; above it nothing is applied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +97,10 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def state_shardings(
-    config: decoder.ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+    config: decoder.ModelConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    entropy_target: float = 0.0,
 ) -> TrainState:
     """Where every leaf of the TrainState lives; moments lie where their parameter lies."""
     params = sharding.param_shardings(config, mesh)
@@ -100,16 +109,22 @@ def state_shardings(
     opt_state = optax.tree.map_params(
         optimizer, lambda _, s: s, shapes, params, transform_non_params=lambda _: everywhere
     )
-    return TrainState(step=everywhere, params=params, opt_state=opt_state)
+    return TrainState(everywhere, params, opt_state, everywhere if entropy_target else None)
 
 
 def init_state(
-    params: Any, optimizer: optax.GradientTransformation, shardings: TrainState
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    shardings: TrainState,
+    entropy_coef: float = 0.0,
 ) -> TrainState:
-    """A fresh state around sharded parameters."""
+    """A fresh state around sharded parameters; entropy_coef is the first with a target."""
     opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
     step = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
-    return TrainState(step=step, params=params, opt_state=opt_state)
+    entropy = None
+    if shardings.entropy is not None:
+        entropy = jax.device_put(np.array([entropy_coef, 0], np.float32), shardings.entropy)
+    return TrainState(step, params, opt_state, entropy)
 
 
 def make_update(
@@ -121,11 +136,15 @@ def make_update(
     """Compiles `update(state, batch, reference) -> (state, metrics)`; the state is donated.
 
     `reference` are the parameters of the KL term, or None where kl_coef is 0.  Every metric is
-    float32[E*J], one entry per optimizer step: loss, entropy, clip_fraction, grad_norm, kl,
-    logprob_gap (mean), logprob_gap_max (nats, sampler against trainer), finite and applied (0 or
-    1; a mini-batch without signal is finite and not applied).
+    float32[E*J], one entry per optimizer step: loss, entropy, clip_fraction, grad_norm, kl, with a
+    correction bounded_fraction, with an entropy target entropy_coef, finite and applied (0 or 1; a
+    mini-batch without signal is finite and not applied); and what `ratios.gap` says of the whole
+    batch, before any update.
+
+    Where that gap is above gap_limit, the sampler had other weights than the state: `strange` is
+    1, nothing is applied, and the state that comes back is the one that was given, to its step.
     """
-    shardings = state_shardings(model_config, optimizer, mesh)
+    shardings = state_shardings(model_config, optimizer, mesh, config.entropy_target)
     passes = Passes(
         model=model_config, attention=ATTENTION[config.attention], loss=config.loss,
         specs=jax.tree.map(lambda s: s.spec, shardings.params), gather=config.gather,
@@ -180,19 +199,21 @@ def _gradient(
     reference: jax.Array | None,
     epoch: jax.Array,
     j: jax.Array,
+    entropy_coef: jax.Array | None,
 ) -> tuple[decoder.Params, loss_lib.Sums, jax.Array]:
     """Gradient of mini-batch j -> (shards of the gradient, Sums of all devices, old log-probs)."""
     weights = passes.collect(params)
     own_old = config.num_minibatches == 1
     first = jnp.logical_and(own_old, epoch == 0)
     tokens = jnp.maximum(batch.token_count[j], 1)
+    coef = config.loss.entropy_coef if entropy_coef is None else entropy_coef
 
     def micro(m: jax.Array, carry: Any) -> Any:
         total, sums, old = carry
         arrays = _micro(batch, m) | {
             "old_logprob": lax.dynamic_index_in_dim(old, m, 1, keepdims=False),
             "first": first,
-            "entropy_weight": config.loss.entropy_coef / tokens,
+            "entropy_weight": coef / tokens,
         }
         if reference is not None:
             arrays["reference_logprob"] = lax.dynamic_index_in_dim(reference, m, 1, keepdims=False)
@@ -205,7 +226,7 @@ def _gradient(
     start = (passes.zeros(weights), loss_lib.Sums.zeros(), old)
     total, sums, old = lax.fori_loop(batch.bounds[j], batch.bounds[j + 1], micro, start)
     grads = jax.tree.map(lambda g: g * config.loss_scale, passes.distribute(total))
-    return grads, sums.over_devices(sharding.MESH_AXES), old
+    return grads, lax.psum(sums, sharding.MESH_AXES), old
 
 
 def _update(
@@ -225,7 +246,7 @@ def _update(
     )
     gradient = on_mesh(
         functools.partial(_gradient, config, passes),
-        in_specs=(passes.specs, batch_specs, rows, rows, whole, whole),
+        in_specs=(passes.specs, batch_specs, rows, rows, whole, whole, whole),
         out_specs=(passes.specs, whole, rows),
     )
     reference_logprob = logprobs(reference, batch) if config.loss.kl_coef else None
@@ -234,12 +255,18 @@ def _update(
     old = jnp.zeros_like(batch.weight) if own_old else logprobs(state.params, batch)
 
     def optimizer_step(carry: Any, xs: tuple[jax.Array, jax.Array]) -> Any:
-        params, opt_state, old = carry
+        params, opt_state, entropy, old = carry
         epoch, j = xs
-        grads, sums, old = gradient(params, batch, old, reference_logprob, epoch, j)
+        coef = None
+        if entropy is not None:
+            coef = jnp.where(entropy[1] <= config.entropy_target, entropy[0], 0.0)
+        grads, sums, old = gradient(params, batch, old, reference_logprob, epoch, j, coef)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
-        apply = finite & (batch.token_count[j] > 0)
+        # By now `old` is complete, and it stays the same in all steps that follow.
+        gap = ratios.gap(old, batch.sampler_logprob, batch.weight > 0)
+        strange = finite & ~(gap["logprob_gap"] <= config.gap_limit)
+        apply = finite & ~strange & (batch.token_count[j] > 0)
         updates, new_opt_state = optimizer.update(grads, opt_state, params)
         new_params = optax.apply_updates(params, updates)
         keep = functools.partial(jax.tree.map, lambda new, now: jnp.where(apply, new, now))
@@ -250,20 +277,30 @@ def _update(
             "entropy": sums.entropy / tokens,
             "clip_fraction": sums.clipped / tokens,
             "kl": sums.kl / tokens,
-            "logprob_gap": sums.gap / tokens,
-            "logprob_gap_max": sums.gap_max,
             "grad_norm": norm,
             "finite": finite.astype(jnp.float32),
             "applied": apply.astype(jnp.float32),
+            "strange": strange.astype(jnp.float32),
+            **gap,
         }
-        return (params, opt_state, old), metrics
+        if config.loss.correction != "none":
+            metrics["bounded_fraction"] = sums.bounded / tokens
+        if entropy is not None:
+            metrics["entropy_coef"] = coef
+            after = ratios.entropy_control(
+                entropy[0], metrics["entropy"], target=config.entropy_target,
+                step=config.entropy_step,
+            )  # fmt: skip
+            entropy = keep(jnp.stack([after, metrics["entropy"]]), entropy)
+        return (params, opt_state, entropy, old), metrics
 
     epochs, minibatches = jnp.meshgrid(
         jnp.arange(config.num_epochs), jnp.arange(config.num_minibatches), indexing="ij"
     )
-    (params, opt_state, _), metrics = jax.lax.scan(
+    (params, opt_state, entropy, _), metrics = jax.lax.scan(
         optimizer_step,
-        (state.params, state.opt_state, old),
+        (state.params, state.opt_state, state.entropy, old),
         (epochs.ravel(), minibatches.ravel()),
     )
-    return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
+    done = jnp.where(jnp.any(metrics["strange"] > 0), 0, 1).astype(jnp.int32)
+    return TrainState(state.step + done, params, opt_state, entropy), metrics

@@ -74,7 +74,7 @@ def make_parts(plan: Plan, log: Log) -> Parts:
         test=test,
         engine=engine,
         optimizer=optimizer,
-        shardings=update.state_shardings(plan.model, optimizer, mesh),
+        shardings=update.state_shardings(plan.model, optimizer, mesh, plan.update.entropy_target),
         update=update.make_update(plan.update, plan.model, optimizer, mesh),
     )
 
@@ -135,7 +135,9 @@ def initial_params(parts: Parts) -> Any:
 
 def initial_state(parts: Parts) -> TrainState:
     """Step 0."""
-    return update.init_state(initial_params(parts), parts.optimizer, parts.shardings)
+    return update.init_state(
+        initial_params(parts), parts.optimizer, parts.shardings, parts.plan.update.loss.entropy_coef
+    )
 
 
 def take(examples: prompts.Examples, indices: np.ndarray) -> Prompts:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 import jax.numpy as jnp
 import ml_collections
 
-from dars_jax import allocator, objective
+from dars_jax import allocator, objective, ratios
 from dars_jax.config import ConfigDict
 from dars_jax.engine import kv_cache
 from dars_jax.engine.session import SamplingConfig
@@ -21,6 +21,10 @@ from dars_jax.policy.attention import splash_fits
 from dars_jax.policy.decoder import ARCHITECTURES, REMAT_POLICIES, ModelConfig
 from dars_jax.rollout.scheduler import RolloutConfig
 from dars_jax.setup.base_policy import WarmupConfig
+
+# Mean nats per token between sampler and trainer that a run is stopped at: by measurement far above
+# rounding and far below other weights, see docs/reliability.md.
+GAP_LIMIT_EXACT, GAP_LIMIT_ROUNDED = 1e-3, 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +121,12 @@ def _check_rollout(c: ConfigDict) -> None:
         f"{allocator.MAX_TRACED_GROUP}",
     )
     _check(r.temperature > 0, f"rollout.temperature must be above 0, got {r.temperature}")
-    _check(0 < r.top_p <= 1, f"rollout.top_p must lie in (0, 1], got {r.top_p}")
-    _check(r.top_k >= 0, f"rollout.top_k must be 0 or more, got {r.top_k}")
+    for key, whole in (("top_p", 1.0), ("top_k", 0)):
+        _check(
+            r[key] == whole,
+            f"rollout.{key} = {r[key]} changes the distribution that the loss takes rollouts to be "
+            f"from: leave it at {whole}; evaluation has eval.{key}",
+        )
 
 
 def _check_objective(c: ConfigDict) -> None:
@@ -132,6 +140,29 @@ def _check_objective(c: ConfigDict) -> None:
             "smaller group says nothing about Pass@k",
         )
     _check(o.beta > 0, f"objective.beta must be above 0, got {o.beta}")
+    _one_of("objective.overlong", o.overlong, objective.OVERLONG)
+    if o.overlong == "soft":
+        _check(
+            1 <= o.overlong_buffer <= c.rollout.max_tokens,
+            f"objective.overlong_buffer = {o.overlong_buffer} must lie between 1 and "
+            f"rollout.max_tokens = {c.rollout.max_tokens}",
+        )
+        _check(
+            o.advantage in objective.OF_ANY_REWARD,
+            f"objective.overlong = 'soft' makes rewards negative, which objective.advantage = "
+            f"{o.advantage!r} cannot take: use one of {', '.join(objective.OF_ANY_REWARD)}",
+        )
+    _one_of("objective.surrogate", o.surrogate, ratios.SURROGATES)
+    _one_of("objective.correction", o.correction, ratios.CORRECTIONS)
+    for key in ("entropy_target", "entropy_step"):
+        _check(o[key] >= 0, f"objective.{key} must be 0 or more, got {o[key]}")
+    low, cap = o.correction_low, o.correction_cap
+    _check(0 <= low < 1, f"objective.correction_low must lie in [0, 1), got {low}")
+    _check(
+        cap == 0 or cap >= 1,
+        f"objective.correction_cap must be at least 1, or 0 for the published one, got {cap}: "
+        "where sampler and trainer agree the ratio is 1",
+    )
 
 
 def _check_update(c: ConfigDict, num_devices: int) -> None:
@@ -156,7 +187,7 @@ def _check_update(c: ConfigDict, num_devices: int) -> None:
     )
     for key in ("clip_low", "clip_high", "loss_scale"):
         _check(u[key] > 0, f"learner.{key} must be above 0, got {u[key]}")
-    for key in ("entropy_coef", "kl_coef", "max_micro_batches"):
+    for key in ("entropy_coef", "kl_coef", "max_micro_batches", "gap_limit"):
         _check(u[key] >= 0, f"learner.{key} must be 0 or more, got {u[key]}")
 
 
@@ -181,6 +212,7 @@ def _check_rest(c: ConfigDict) -> None:
     _check(c.data.max_prompt_tokens >= 1, "data.max_prompt_tokens must be at least 1")
     _check(c.eval.temperature >= 0, f"eval.temperature must be 0 or more, got {c.eval.temperature}")
     _check(0 < c.eval.top_p <= 1, f"eval.top_p must lie in (0, 1], got {c.eval.top_p}")
+    _check(c.eval.top_k >= 0, f"eval.top_k must be 0 or more, got {c.eval.top_k}")
     _check(c.eval.every >= 0, f"eval.every must be 0 or more, got {c.eval.every}")
     _one_of("wandb.mode", c.wandb.mode, ("online", "offline"))
     r = c.reward
@@ -252,7 +284,8 @@ def validate(
     evaluation = dataclasses.replace(
         rollout, n_pre=c.eval.num_samples, n_max=c.eval.num_samples, schedule="none",
         num_stages=1, budget=0.0, barrier=c.rollout.barrier, sampling=dataclasses.replace(
-            sampling, temperature=c.eval.temperature, top_p=c.eval.top_p, top_k=0),
+            sampling, temperature=c.eval.temperature, top_p=c.eval.top_p,
+            top_k=c.eval.top_k),
     )  # fmt: skip
     prompts_per_replica = -(-c.rollout.num_prompts // replicas)
     rows = capacity(c.rollout.num_prompts, c.rollout.n_max, c.data.max_prompt_tokens,
@@ -275,8 +308,7 @@ def validate(
         requests=max(prompts_per_replica * c.rollout.n_max, 16 * c.eval.num_samples),
         optimizer=OptimizerConfig(**c.optimizer),
         update=UpdateConfig(
-            loss=LossConfig(c.rollout.temperature, c.learner.clip_low, c.learner.clip_high,
-                            c.learner.entropy_coef, c.learner.kl_coef),
+            loss=_loss(c),
             num_epochs=c.learner.num_epochs,
             num_minibatches=c.learner.num_minibatches,
             loss_scale=c.learner.loss_scale,
@@ -285,6 +317,9 @@ def validate(
             remat=remat,
             gather=gather,
             attention=attention,
+            entropy_target=c.objective.entropy_target,
+            entropy_step=c.objective.entropy_step,
+            gap_limit=c.learner.gap_limit or _gap_limit(c.policy.dtype, hardware.platform),
         ),
         batch=BatchShape(c.learner.micro_batch_rows, micro_batches, row_tokens,
                          share_prompt=attention != "splash"),
@@ -304,10 +339,31 @@ def decode_config(plan: Plan, eos_ids: tuple[int, ...]) -> DecodeConfig:
         prompt_tokens=c.data.max_prompt_tokens,
         response_tokens=c.rollout.max_tokens,
         eos_ids=eos_ids,
-        filters=c.rollout.top_k > 0 or min(c.rollout.top_p, c.eval.top_p) < 1,
+        filters=c.eval.top_k > 0 or c.eval.top_p < 1,
         dtype=dtype,
         page_size=kv_cache.page_size(plan.platform, plan.model.head_dim, dtype),
     )
+
+
+def _loss(c: ConfigDict) -> LossConfig:
+    o, u = c.objective, c.learner
+    return LossConfig(
+        temperature=c.rollout.temperature,
+        clip_low=u.clip_low,
+        clip_high=u.clip_high,
+        entropy_coef=u.entropy_coef,
+        kl_coef=u.kl_coef,
+        surrogate=o.surrogate,
+        correction=o.correction,
+        correction_low=o.correction_low,
+        correction_cap=o.correction_cap or ratios.CAPS[o.correction],
+    )
+
+
+def _gap_limit(dtype: str, platform: str) -> float:
+    """Accelerators multiply float32 in fewer bits, too."""
+    exact = dtype == "float32" and platform == "cpu"
+    return GAP_LIMIT_EXACT if exact else GAP_LIMIT_ROUNDED
 
 
 def _loss_chunk(row_tokens: int, rows_per_device: int, vocab_size: int) -> int:

@@ -41,6 +41,7 @@ def restore(
         step=number,
         params=params,
         opt_state=jax.eval_shape(optimizer.init, params),
+        entropy=shardings.entropy and jax.ShapeDtypeStruct((2,), jnp.float32),
     )
     checkpoints = Checkpoints(directory, flatten(config), plan.config.checkpoint.keep)
     state = checkpoints.restore(step, like, shardings)

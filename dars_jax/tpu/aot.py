@@ -77,12 +77,14 @@ def state_shapes(plan: Plan, mesh: Mesh) -> tuple[TrainState, Any]:
     optimizer = update.make_optimizer(plan.optimizer)
     params = decoder.abstract_params(plan.model)
     step: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    target = plan.update.entropy_target
     state = TrainState(
         step=step,
         params=params,
         opt_state=jax.eval_shape(optimizer.init, params),
+        entropy=jax.ShapeDtypeStruct((2,), jnp.float32) if target else None,
     )
-    return _at(state, update.state_shardings(plan.model, optimizer, mesh)), optimizer
+    return _at(state, update.state_shardings(plan.model, optimizer, mesh, target)), optimizer
 
 
 def batch_shapes(plan: Plan, mesh: Mesh) -> UpdateBatch:

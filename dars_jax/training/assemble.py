@@ -1,5 +1,6 @@
 """From graded rollouts to the packed batch of an update: advantages, token weights, rows."""
 
+import dataclasses
 import functools
 
 import jax
@@ -22,12 +23,15 @@ from dars_jax.types import Prompts, Rollouts, UpdateBatch
         "beta",
         "aggregation",
         "max_length",
+        "overlong",
+        "buffer",
     ),
 )
 def _score(
     reward: jax.Array,
     prompt: jax.Array,
     length: jax.Array,
+    truncated: jax.Array,
     mask: jax.Array,
     minibatch: jax.Array,
     *,
@@ -38,15 +42,25 @@ def _score(
     beta: float,
     aggregation: str,
     max_length: int,
+    overlong: str,
+    buffer: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """float32[N] rewards -> (advantage float32[N], token weight float32[N], kept bool[P])."""
+    """float32[N] rewards -> (advantage float32[N], token weight float32[N], kept bool[P]).
+
+    A truncated answer that is masked stays in its group, whose accuracy decided on top-ups.
+    """
+    scored, in_loss = reward, mask
+    if overlong == "soft":
+        scored += objective.overlong_penalty(length, max_length=max_length, buffer=buffer)
+    if overlong == "mask":
+        in_loss &= ~truncated
     advantages = objective.group_advantages(
-        reward, prompt, num_prompts, advantage=advantage, k=k, beta=beta, mask=mask
+        scored, prompt, num_prompts, advantage=advantage, k=k, beta=beta, mask=mask
     )
     kept = objective.has_signal(reward, prompt, num_prompts, mask)
     weight = jnp.zeros_like(reward)
     for j in range(num_minibatches):
-        mine = mask & kept[prompt] & (minibatch[prompt] == j)
+        mine = in_loss & kept[prompt] & (minibatch[prompt] == j)
         weight += objective.token_weights(
             length, mine, aggregation=aggregation, max_length=max_length
         )
@@ -58,16 +72,18 @@ def assemble(
 ) -> tuple[UpdateBatch, np.ndarray, np.ndarray]:
     """Graded rollouts -> (batch on the host, advantage float32[N], kept bool[P])."""
     plan, n = parts.plan, len(rollouts)
-    u, most = plan.config.learner, plan.config.rollout.num_prompts
+    u, o, most = plan.config.learner, plan.config.objective, plan.config.rollout.num_prompts
     size = most * plan.rollout.n_max  # fixed, whatever the number of rollouts
     pad = lambda x: np.pad(x, (0, size - n))  # noqa: E731
     minibatch = (np.arange(most) * u.num_minibatches // max(len(prompts), 1)).astype(np.int32)
     arrays = (pad(rollouts.reward), pad(rollouts.prompt), pad(rollouts.length),
+              pad(rollouts.truncated),
               np.arange(size) < n, minibatch)  # fmt: skip
     scores = _score(
         *jax.device_put(arrays), num_prompts=most, num_minibatches=u.num_minibatches,
-        **plan.config.objective, aggregation=u.aggregation,
-        max_length=plan.rollout.sampling.max_tokens,
+        advantage=o.advantage, k=o.k, beta=o.beta, aggregation=u.aggregation,
+        max_length=plan.rollout.sampling.max_tokens, overlong=o.overlong,
+        buffer=o.overlong_buffer,
     )  # fmt: skip
     advantage, weight, kept = jax.device_get(scores)
     kept = kept[: len(prompts)]
@@ -76,3 +92,23 @@ def assemble(
         u.num_minibatches, plan.batch,
     )  # fmt: skip
     return packed, advantage[:n], kept
+
+
+def probe(parts: build.Parts, prompts: Prompts, rollouts: Rollouts) -> UpdateBatch:
+    """One micro-batch, of rollouts of as many prompts as fit, that is compared and teaches nothing.
+
+    An engine with other weights often answers so badly that no group has a signal.
+    """
+    plan, n = parts.plan, len(rollouts)
+    shape, j = plan.batch, plan.config.learner.num_minibatches
+    order = np.lexsort((rollouts.prompt, rollouts.sample))
+    size = np.array([len(t) for t in prompts.tokens])[rollouts.prompt] + rollouts.length
+    room = (shape.rows - 1) * shape.row_tokens // 2  # best-fit leaves one row half empty at most
+    chosen = order[: max(int(np.sum(np.cumsum(size[order]) <= room)), 1)]
+    weight = np.zeros(n, np.float32)
+    weight[chosen] = 1 / len(chosen)
+    packed = packing.assemble(
+        prompts, rollouts, np.zeros(n, np.float32), weight, np.ones(len(prompts), bool),
+        np.zeros(len(prompts), np.int32), j, shape,
+    )  # fmt: skip
+    return dataclasses.replace(packed, token_count=np.zeros(j, np.float32))

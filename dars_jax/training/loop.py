@@ -6,7 +6,6 @@ A step is a function of (configuration, step number, state), so stopping anywher
 again from the last checkpoint gives the same bits as never stopping.
 """
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -26,14 +25,11 @@ from dars_jax.records.tracker import Tracker
 from dars_jax.rewards import Grader, GradingError
 from dars_jax.rollout import stages
 from dars_jax.setup import base_policy, build
-from dars_jax.training.assemble import assemble
-from dars_jax.training.stop import StopFlag, Stopped
+from dars_jax.training.assemble import assemble, probe
+from dars_jax.training.stop import StopFlag, Stopped, StrangeWeightsError
 from dars_jax.types import TrainState, UpdateBatch
 
 NON_FINITE_LIMIT = 3  # updates in a row that were not applied
-
-
-_next = jax.jit(lambda step: step + 1)
 
 
 class Trainer:
@@ -70,6 +66,8 @@ class Trainer:
           Stopped: on SIGINT or SIGTERM, after writing a checkpoint.
           GradingError: the reward failed, after writing a checkpoint.
           SaveError: a checkpoint could not be written.
+          StrangeWeightsError: a step's log-probs were not those of its weights; the state before
+            that step is saved.
           FloatingPointError: NON_FINITE_LIMIT steps in a row had a gradient that was not finite.
         """
         c, start, checkpoints = self._plan.config, self._start, self._checkpoints
@@ -96,6 +94,10 @@ class Trainer:
             except (Stopped, GradingError):
                 if saved < done:
                     checkpoints.save(done, state)
+                raise
+            except StrangeWeightsError as error:
+                if saved < done:
+                    checkpoints.save(done, error.state)
                 raise
         log.close()
         checkpoints.close()
@@ -141,19 +143,23 @@ class Trainer:
         assembled = time.perf_counter()
         console.phase(step, "update")
         values = {"epoch": epoch, **metrics.rollout_metrics(rollouts, kept, advantage, verdicts)}
-        if kept.any():
-            del session, params  # their memory is the update's now
-            state, outcome = parts.update(
-                state, sharding.put_batch(packed, parts.mesh), self._reference
-            )
-            values |= self._update_metrics(jax.device_get(outcome), packed)
-            updated = time.perf_counter()
-            params = parts.engine.load_params(state.params)
-            jax.block_until_ready(params)
-        else:  # nothing to learn from is a normal step
-            state = dataclasses.replace(state, step=_next(state.step))
-            values |= {"update_skipped": 1}
-            updated = time.perf_counter()
+        learns = packed.token_count.any()  # nothing to learn from is a normal step
+        if not learns:
+            packed = probe(parts, prompts, rollouts)
+        del session, params  # their memory is the update's now
+        state, outcome = parts.update(
+            state, sharding.put_batch(packed, parts.mesh), self._reference
+        )
+        outcome = jax.device_get(outcome)
+        values |= {k: float(v[0]) for k, v in outcome.items() if k.startswith("logprob_gap")}
+        values |= self._update_metrics(outcome, packed) if learns else {"update_skipped": 1}
+        if outcome["strange"].any():
+            log.write(step + 1, values)
+            limit = self._plan.update.gap_limit
+            raise StrangeWeightsError(step + 1, values["logprob_gap"], limit, state)
+        updated = time.perf_counter()
+        params = parts.engine.load_params(state.params)
+        jax.block_until_ready(params)
         end = time.perf_counter()
         values |= metrics.cost_metrics(stats) | {
             "seconds_rollout": sampled - begin,
@@ -168,7 +174,7 @@ class Trainer:
         return state, params
 
     def _update_metrics(self, outcome: dict[str, np.ndarray], packed: UpdateBatch) -> dict:
-        """One value per step, over tokens: gap and entropy of the first epoch, the rest of all."""
+        """One value per step, over tokens: entropy of the first epoch, the rest of all."""
         applied = outcome["applied"] > 0
         self._non_finite = 0 if (outcome["finite"] > 0).all() else self._non_finite + 1
         if self._non_finite >= NON_FINITE_LIMIT:
@@ -179,11 +185,10 @@ class Trainer:
         slots = packed.tokens.shape[0] * int(packed.bounds[-1]) * packed.tokens.shape[2]
         count = packed.token_count  # float32[J]; outcome has E * J entries
         mean = lambda v: float(np.average(v, weights=np.resize(count, len(v))))  # noqa: E731
-        names = outcome.keys() - {"applied", "finite"}
+        flags = {"applied", "finite", "strange"}
+        names = {n for n in outcome if not n.startswith("logprob_gap")} - flags
         values = {name: mean(outcome[name]) for name in sorted(names)}
         return values | {
-            "logprob_gap": mean(outcome["logprob_gap"][: len(count)]),
-            "logprob_gap_max": float(outcome["logprob_gap_max"][: len(count)].max()),
             "entropy": mean(outcome["entropy"][: len(count)]),
             "updates_applied": int(applied.sum()),
             "updates_skipped": int((~applied).sum()),

@@ -1,4 +1,4 @@
-"""Ending a run that is asked to end, by a signal to any of its processes."""
+"""What ends a run from within: a signal to any of its processes, and an engine gone wrong."""
 
 import contextlib
 import signal
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dars_jax import distributed
+from dars_jax.types import TrainState
 
 
 class Stopped(Exception):
@@ -14,6 +15,21 @@ class Stopped(Exception):
     def __init__(self, signum: int, step: int):
         super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}")
         self.exit_code = 128 + signum
+
+
+class StrangeWeightsError(Exception):
+    """The engine sampled from weights that are not those that learn.
+
+    `state` is the one before the step.
+    """
+
+    def __init__(self, step: int, gap: float, limit: float, state: TrainState):
+        super().__init__(
+            f"in step {step} the sampler's log-probs lie {gap:.3g} nats a token from the "
+            f"trainer's, above learner.gap_limit = {limit:g}: the engine serves other weights than "
+            "those that learn. The step was not applied; the same command does it again"
+        )
+        self.state = state
 
 
 class StopFlag:

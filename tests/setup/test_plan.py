@@ -40,3 +40,35 @@ def test_the_cost_of_a_step_counts_the_budget():
     made = validate(schedule="gvm", budget=5.0, n_max=32)
     assert cost.expected_rollouts(made) == 13
     assert cost.expected_rollouts(validate(schedule="gvm", budget=99.0, n_max=32)) == 32
+
+
+@pytest.mark.parametrize(("key", "value"), [("top_p", 0.9), ("top_k", 20)])
+def test_filters_are_refused_in_training_and_taken_in_evaluation(key, value):
+    config = defaults().unlock()
+    config.eval[key] = value
+    made = plan.validate(config, 1)
+    assert getattr(made.evaluation.sampling, key) == value
+    assert getattr(made.rollout.sampling, key) in (0, 1)
+    assert plan.decode_config(made, (0,)).filters
+    config.rollout[key] = value
+    with pytest.raises(ValueError, match=rf"rollout\.{key} = {value} .*evaluation has eval\.{key}"):
+        plan.validate(config, 1)
+
+
+def test_the_loss_takes_the_temperature_of_the_rollouts():
+    config = defaults().unlock()
+    config.rollout.temperature, config.eval.temperature = 0.7, 0.2
+    made = plan.validate(config, 1)
+    assert made.update.loss.temperature == made.rollout.sampling.temperature == 0.7
+
+
+def test_caps_and_limits_are_the_published_and_measured_ones_unless_set():
+    config = defaults().unlock()
+    for kind, cap in (("truncate", 2), ("token_mask", 5), ("sequence_mask", 3)):
+        config.objective.correction = kind
+        assert plan.validate(config, 1).update.loss.correction_cap == cap
+    config.objective.correction_cap, config.learner.gap_limit = 1.5, 0.2
+    made = plan.validate(config, 1).update
+    assert (made.loss.correction_cap, made.gap_limit) == (1.5, 0.2)
+    config.learner.gap_limit, config.policy.dtype = 0.0, "bfloat16"
+    assert plan.validate(config, 1).update.gap_limit == 0.05

@@ -15,8 +15,11 @@ SIZES = [8, 8, 8, 5]
 RIGHT = [0, 2, 7, 1]
 
 
-def advantages(**settings):
-    """Of four groups, one of which has no right rollout and one fewer rollouts."""
+def assembled(**settings):
+    """(batch, advantage) of four groups, one without a right rollout and one with fewer rollouts.
+
+    Every third answer is as long as can be and truncated, every other has three tokens.
+    """
     config = defaults().unlock()
     config.rollout.num_prompts = 4
     config.update_from_flattened_dict({f"objective.{k}": v for k, v in settings.items()})
@@ -30,15 +33,22 @@ def advantages(**settings):
     rollouts = Rollouts(
         prompt=prompt, sample=sample, stage=np.zeros(n, np.int32),
         tokens=np.ones((n, width), np.int32), logprob=np.zeros((n, width), np.float32),
-        length=np.full(n, 3, np.int32), truncated=np.zeros(n, bool),
+        length=np.where(sample % 3 == 2, width, 3).astype(np.int32), truncated=sample % 3 == 2,
         reward=(sample < np.array(RIGHT)[prompt]).astype(np.float32), verdict=np.zeros(n, np.int8),
     )  # fmt: skip
     parts = types.SimpleNamespace(plan=plan.validate(config, 1))
     batch, advantage, _ = assemble(parts, prompts, rollouts)
     trained = np.unique(batch.advantage[batch.weight > 0])
-    kept = advantage[np.isin(prompt, [1, 2, 3])]
-    np.testing.assert_allclose(trained, np.unique(kept), rtol=1e-6)
-    return advantage
+    kept = np.isin(prompt, [1, 2, 3])
+    if settings.get("overlong") == "mask":
+        kept &= ~rollouts.truncated
+    np.testing.assert_allclose(trained, np.unique(advantage[kept]), rtol=1e-6)
+    assert batch.token_count.sum() == rollouts.length[kept].sum() == (batch.weight > 0).sum()
+    return batch, advantage
+
+
+def advantages(**settings):
+    return assembled(**settings)[1]
 
 
 def test_every_advantage_and_its_setting_is_another_update():
@@ -51,11 +61,40 @@ def test_every_advantage_and_its_setting_is_another_update():
             assert not np.allclose(found[i], found[j]), (settings[i], settings[j])
 
 
+def test_a_masked_answer_is_in_its_group_and_not_in_the_loss():
+    (batch, advantage), (as_is, same) = assembled(overlong="mask"), assembled()
+    np.testing.assert_array_equal(advantage, same)
+    assert batch.token_count < as_is.token_count
+    assert batch.weight.max() > as_is.weight.max()  # as if the others were all
+
+
+def test_a_soft_penalty_lowers_long_answers_and_makes_no_signal():
+    soft, plain = advantages(overlong="soft", overlong_buffer=4), advantages()
+    lower = np.where(np.arange(8) % 3 == 2, -1.0, 0.0)
+    np.testing.assert_allclose(soft[8:16], plain[8:16] + lower - lower.mean(), atol=1e-6)
+    got = objective.overlong_penalty([1, 6, 7, 8, 9, 10], max_length=10, buffer=4)
+    np.testing.assert_array_equal(got, [0, 0, -0.25, -0.5, -0.75, -1])
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"advantage": "pkpo", "k": 9}, "objective.k = 9 must lie between 2 and rollout.n_pre = 8"),
         ({"advantage": "passk", "k": 1}, "objective.k = 1"),
+        (
+            {"overlong": "soft", "overlong_buffer": 9},
+            "objective.overlong_buffer = 9 must lie between 1 and rollout.max_tokens = 8",
+        ),
+        (
+            {"overlong": "soft", "overlong_buffer": 2, "advantage": "maxrl"},
+            "makes rewards negative, which objective.advantage = 'maxrl' cannot take",
+        ),
+        ({"overlong": "drop"}, "objective.overlong is 'drop': expected one of keep, mask, soft"),
+        ({"surrogate": "ppo"}, "objective.surrogate is 'ppo': expected one of clip, gspo, cispo"),
+        ({"correction": "tis"}, "objective.correction is 'tis': expected one of none, truncate"),
+        ({"correction_cap": 0.5}, "objective.correction_cap must be at least 1"),
+        ({"correction_low": 1.0}, "objective.correction_low must lie in"),
+        ({"entropy_target": -1.0}, "objective.entropy_target must be 0 or more, got -1.0"),
         ({"beta": 0.0}, "objective.beta must be above 0, got 0.0"),
         (
             {"advantage": "median"},
