@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_LINE_BYTES = 1_000_000
+_LFS = b"version https://git-lfs."
 
 Raw = bytes | Mapping[str, Any]  # a line of JSON, not yet looked at, or a row
 
@@ -33,9 +34,17 @@ def read_rows(source: str, data_dir: str | None = None) -> Iterator[tuple[int, R
         raise ValueError(f"{source}: a source is tfds:NAME:SPLIT, a .jsonl or a .parquet file")
     if not path.is_file():
         raise FileNotFoundError(f"{source}: no such file")
+    if is_lfs_pointer(path):
+        raise ValueError(f"{source} is a git-lfs pointer, not the file: run git lfs pull")
     if path.suffix == ".parquet":
         return enumerate(_parquet_rows(path))
     return ((number, line) for number, line in enumerate(_lines(path)) if line.strip())
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether the file is what git leaves in place of a large one that was not fetched."""
+    with path.open("rb") as file:
+        return file.read(len(_LFS)) == _LFS
 
 
 def parse_row(raw: Raw) -> Mapping[str, Any]:
