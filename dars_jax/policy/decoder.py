@@ -200,7 +200,8 @@ class Block(nn.Module):
         q = self._project("q", y, heads, ("embed", "heads", "head_dim"), c.qkv_bias)
         k = self._project("k", y, kv, ("embed", "kv_heads", "head_dim"), c.qkv_bias)
         v = self._project("v", y, kv, ("embed", "kv_heads", "head_dim"), c.qkv_bias)
-        q, k = self._turned("q", q, "heads", position), self._turned("k", k, "kv_heads", position)
+        turn = functools.partial(rotate, position=position, frequency=rope_frequencies(c))
+        q, k = self._turned("q", q, "heads", turn), self._turned("k", k, "kv_heads", turn)
         v = checkpoint_name(v, "v")
         out, kept = self.attention(q, k, v, state)
         mixed = self._project("o", out, c.d_model, ("heads", "head_dim", "embed"), axis=(-2, -1))
@@ -214,7 +215,9 @@ class Block(nn.Module):
             down = RMSNorm(c.norm_eps, name="mlp_post_norm")(checkpoint_name(down, "down"))
         return x + down, kept
 
-    def _turned(self, name: str, x: jax.Array, heads: str, position: jax.Array) -> jax.Array:
+    def _turned(
+        self, name: str, x: jax.Array, heads: str, turn: Callable[[jax.Array], jax.Array]
+    ) -> jax.Array:
         """Queries or keys [B,T,heads,d], through their norm if there is one, and rotated."""
         c = self.config
         if c.qk_norm:
@@ -223,8 +226,7 @@ class Block(nn.Module):
             x = RMSNorm(c.norm_eps, ("head_dim",), name=f"{name}_head_norm")(x)
         elif c.qk_norm == "projection":
             x = RMSNorm(c.norm_eps, (heads, "head_dim"), name=f"{name}_norm")(x)
-        x = rotate(x, position, rope_frequencies(c))
-        return x if c.qk_norm else checkpoint_name(x, name)
+        return turn(x) if c.qk_norm else checkpoint_name(turn(x), name)
 
     def _project(
         self,
