@@ -21,6 +21,7 @@ EXIT_USAGE = 2  # bad command line, configuration, data or directory
 EXIT_DIVERGED = 3  # gradients that are not finite, step after step
 EXIT_NOT_SAVED = 4  # a checkpoint could not be written
 EXIT_REWARD = 5  # the reward failed on an answer
+EXIT_POLICY = 6  # the policy's log-probs are not finite
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configuration file, FILE.py or FILE.py:PRESET; --config.section.key=VALUE "

@@ -157,9 +157,9 @@ def _fill(
     for piece in chunks(lead[0], 4 * unit[0] * math.prod(s.stop - s.start for s in columns)):
         block = tensor.read((slice(piece.start * unit[0], piece.stop * unit[0]), *columns))
         block = block.reshape(-1, *whole[1:])[tuple(keep)]
-        rows = out[piece.start - lead[0].start : piece.stop - lead[0].start]
-        rows[...] = block
-        _need_finite(rows, tensor)
+        filled = out[piece.start - lead[0].start : piece.stop - lead[0].start]
+        filled[...] = block
+        _need_finite(filled, tensor)
 
 
 def _need_finite(x: np.ndarray, tensor: Stored) -> None:

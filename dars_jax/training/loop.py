@@ -62,6 +62,7 @@ class Trainer:
           Stopped: on SIGINT or SIGTERM, after writing a checkpoint.
           GradingError: the reward failed, after writing a checkpoint.
           SaveError: a checkpoint could not be written.
+          NonFiniteError: the policy gave log-probs that are not finite.
           FloatingPointError: NON_FINITE_LIMIT steps in a row had a gradient that was not finite.
         """
         c, start, checkpoints = self._plan.config, self._start, self._checkpoints
@@ -133,6 +134,8 @@ class Trainer:
         assembled = time.perf_counter()
         console.phase(step, "update")
         values = {"epoch": epoch, **metrics.rollout_metrics(rollouts, kept, advantage, verdicts)}
+        # of a vocabulary that is padded; decoding leaves them out
+        values["tokens_without_text"] = int((rollouts.tokens >= parts.tokenizer.vocab_size).sum())
         if kept.any():
             del session, params  # their memory is the update's now
             state, outcome = parts.update(
