@@ -112,8 +112,8 @@ class PolicyTokens(engine_api.ResultTokens):
         slots = np.flatnonzero((valid & ~np.isfinite(logprobs)).any(axis=1))
         if len(slots):
             raise NonFiniteError(
-                f"serving: log-probs for the prompt in slot {slots[0]} are not finite: the policy's "
-                "weights, or policy.dtype, cannot hold what it computes"
+                f"serving: the log-probs for the prompt in slot {slots[0]} are not finite: "
+                "its weights, or policy.dtype, cannot hold what it computes"
             )
         return host
 
