@@ -6,6 +6,7 @@ under the directory (or, in a Hugging Face cache, to the blob the cache itself l
 
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -52,7 +53,9 @@ def existing(directory: str | pathlib.Path) -> pathlib.Path:
         how = ": convert it, python -m dars_jax.policy.gguf" if path.suffix == ".gguf" else ""
         raise ValueError(f"{path} is a file; a policy is a directory in Hugging Face's layout{how}")
     if not path.is_dir():
-        raise ValueError(f"no model directory at {path}")
+        hub = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(directory))
+        how = f"; from the Hugging Face hub: hf download {directory} --local-dir DIR" if hub else ""
+        raise ValueError(f"no model directory at {path}{how}")
     if (path / _ADAPTER).is_file():
         base = read_json(path, _ADAPTER).get("base_model_name_or_path")
         raise ValueError(

@@ -148,6 +148,10 @@ def test_an_adapter_is_no_model_with_or_without_one_beside_it(tmp_path):
         assert f"{path} holds an adapter of Qwen/Qwen3-0.6B" in message and "merge" in message
 
 
+def test_a_name_on_the_hub_is_told_how_to_become_a_directory():
+    assert "hf download Qwen/Qwen3-0.6B" in refusal("Qwen/Qwen3-0.6B")
+
+
 def test_a_file_is_no_directory(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     message = refusal(tmp_path / "model.gguf")
