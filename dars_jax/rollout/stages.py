@@ -178,7 +178,7 @@ def _count(
     masks = (verdict >= 0, verdict == Verdict.CORRECT, np.isin(verdict, OUTSIDE),
              verdict == Verdict.FAILED)  # fmt: skip
     columns = [np.bincount(prompt[m], minlength=num_prompts) for m in masks]
-    columns.append(np.isin(np.arange(num_prompts), list(broken)))
+    columns.append(np.isin(np.arange(num_prompts), list(broken)).astype(np.intp))
     return np.stack(columns, 1).astype(np.int32)
 
 
