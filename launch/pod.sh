@@ -245,7 +245,7 @@ sweep() {
     kill -KILL -- "-$(ps -o pgid= -p "$(cat run.pid)" | tr -d " ")"; }'
 }
 
-# xpk makes a JobSet of the checkout and hands it to the cluster.  Exit codes 1 and 4 and what xpk
+# xpk makes a JobSet of the checkout and hands it to the cluster.  Exit codes 1, 4 and 6 and what xpk
 # adds by itself, 127 to 255 (130, 137, 143: signals), start it again; the others end it, since a
 # run that goes on from the same state would end so again.
 jobset() {
@@ -264,7 +264,7 @@ jobset() {
   local create=(xpk workload create "--workload=$name" "--cluster=$cluster" "${where[@]}"
     "--tpu-type=$type" ${capacity[@]+"${capacity[@]}"} ${storage[@]+"${storage[@]}"}
     "--base-docker-image=$IMAGE" "--script-dir=$source" "--max-restarts=$RESTARTS"
-    "--restart-on-exit-codes=1,4" --termination-grace-period-seconds=300
+    "--restart-on-exit-codes=1,4,6" --termination-grace-period-seconds=300
     "--command=pip install -q -e '.[train,tpu]' && exec $training")
   act git archive --format=tar.gz -o "$archive" HEAD &&
     act rm -rf "$source" && act mkdir "$source" && act tar -xzf "$archive" -C "$source" ||
@@ -312,7 +312,7 @@ up() {
     # A pod that goes away meanwhile shows as a failure here, and as its state above.
     code=0
     { install && run && follow; } || code=$?
-    case $code in 0 | 2 | 3 | 5) return "$code" ;; esac # these would come again
+    case $code in 0 | 2 | 3 | 5 | 7) return "$code" ;; esac # these would come again
     now=$(state)
     echo "the run ended with exit code $code, the pod is $now" >&2
     if [[ $now == ACTIVE && $code != 255 ]]; then # 255: the connection broke, not the run

@@ -23,7 +23,7 @@ LLAMA3 = {
 
 def config_json(family="qwen2", **changes):
     document = {
-        "architectures": ["Qwen2ForCausalLM" if family == "qwen2" else "LlamaForCausalLM"],
+        "architectures": [f"{family.title()}ForCausalLM"],
         "vocab_size": V,
         "hidden_size": D,
         "intermediate_size": F,
@@ -53,8 +53,13 @@ def tensors(family="qwen2", tied=False, dtype=np.float32):
         shapes[f"{layer}mlp.gate_proj.weight"] = (F, D)
         shapes[f"{layer}mlp.up_proj.weight"] = (F, D)
         shapes[f"{layer}mlp.down_proj.weight"] = (D, F)
-        shapes[f"{layer}input_layernorm.weight"] = (D,)
         shapes[f"{layer}post_attention_layernorm.weight"] = (D,)
+        other = "post_feedforward" if family == "olmo2" else "input"
+        shapes[f"{layer}{other}_layernorm.weight"] = (D,)
+        if family in ("qwen3", "olmo2"):
+            of_q, of_k = (d, d) if family == "qwen3" else (H * d, K * d)
+            shapes[f"{layer}self_attn.q_norm.weight"] = (of_q,)
+            shapes[f"{layer}self_attn.k_norm.weight"] = (of_k,)
     rng = np.random.default_rng(0)
     return {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
 

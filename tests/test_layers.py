@@ -15,9 +15,9 @@ HOUSE = {
     "allocator": ["integers", "checks", "chances", "rows", "asking", "sharing", "gaining",
                   "registry", "pull", "expected", "__init__"],
     "tasks": ["countdown", "countdown_tfds", "word_problems"],
-    "data": ["sources", "tokenizer", "prompts"],
-    "policy": ["decoder", "page_kernels", "attention", "sharding", "hf_config", "hf_layout",
-               "weights", "gguf"],
+    "data": ["sources", "chat_template", "tokenizer", "prompts"],
+    "policy": ["decoder", "page_kernels", "attention", "sharding", "families", "hf_fields",
+               "hf_config", "hf_layout", "weights", "gguf"],
     "rewards.equality": ["vocabulary", "unicode", "latex", "trees", "numerals", "expression",
                          "evaluator", "applications", "units", "qualifiers", "forms", "reading",
                          "finite_field", "exponentials", "identities", "same_value", "real_sets",
@@ -45,7 +45,8 @@ HOUSE = {
 
 # What a room keeps to itself; everything else in it may be imported from above.
 PRIVATE = {
-    "policy": {"page_kernels", "hf_config", "hf_layout", "gguf"},
+    "data": {"chat_template"},
+    "policy": {"page_kernels", "families", "hf_fields", "hf_config", "hf_layout", "gguf"},
     "rewards.equality": set(HOUSE["rewards.equality"])
     - {"rules", "by_math_verify", "evaluator", "trees", "forms"},
     "rewards": set(HOUSE["rewards"]) - {"__init__"},

@@ -50,7 +50,7 @@ def _evaluate(config: ConfigDict, workdir: Path, files: list[Path], output: Path
         ).params  # fmt: skip
         grader = build.make_grader(parts.plan)
     answers = []
-    with grader, cli.reward_errors():
+    with grader, startup.answer_errors():
         params = parts.engine.load_params(params)
         for benchmark in asked:
             file = output / "answers" / f"{benchmark.name}.jsonl"

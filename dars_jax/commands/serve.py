@@ -18,6 +18,7 @@ from dars_jax.data.tokenizer import Tokenizer, load_tokenizer
 from dars_jax.engine.jetstream_engine import PolicyEngine
 from dars_jax.engine.programs import Programs
 from dars_jax.engine.server import Server
+from dars_jax.engine.session import NonFiniteError
 from dars_jax.engine.state import DecodeConfig
 from dars_jax.learner import update
 from dars_jax.policy import sharding, weights
@@ -61,6 +62,7 @@ def serve(
         mesh = sharding.make_mesh(*plan.mesh_shape)
         source = build.policy_directory(plan, console.log)
         tokenizer = load_tokenizer(source)
+        build.check_tokenizer(plan, tokenizer, source, console.log)
         engine = _make_engine(plan, mesh, tokenizer, temperature, seed, steps, api == "openai")
         optimizer = update.make_optimizer(plan.optimizer)
         shardings = update.state_shardings(plan.model, optimizer, mesh, plan.update.entropy_target)
@@ -87,6 +89,8 @@ def serve(
     )
     end = ended.get()
     server.stop()
+    if isinstance(end, NonFiniteError):
+        cli.fail(str(end), cli.EXIT_POLICY)
     if isinstance(end, Exception):
         cli.fail(f"the engine failed: {type(end).__name__}: {end}", 1)
     console.log(f"stopped by {signal.Signals(end).name}")

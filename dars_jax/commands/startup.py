@@ -15,6 +15,7 @@ if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
 from dars_jax import distributed
 from dars_jax.commands import cli
 from dars_jax.config import ConfigDict, cache_dir
+from dars_jax.engine.session import NonFiniteError
 from dars_jax.records import metrics
 from dars_jax.setup import build
 
@@ -36,6 +37,16 @@ def together(processes: distributed.Address | None, workdir: Path) -> Iterator[N
         with cli.one_line_errors():
             distributed.check_shared(workdir)
         yield
+
+
+@contextlib.contextmanager
+def answer_errors() -> Iterator[None]:
+    """Ends the command with a code of its own when answers cannot be graded, or even sampled."""
+    try:
+        with cli.reward_errors():
+            yield
+    except NonFiniteError as error:
+        cli.fail(str(error), cli.EXIT_POLICY)
 
 
 def prepare(config: ConfigDict) -> tuple[build.Parts, metrics.Console]:

@@ -38,7 +38,7 @@ def _train(config: ConfigDict, workdir: Path, tracker: Tracker | None) -> int:
     with cli.one_line_errors():
         grader = build.make_grader(parts.plan)
     try:
-        with grader, cli.reward_errors():
+        with grader, startup.answer_errors():
             with cli.one_line_errors():
                 run = loop.Trainer(parts, grader, workdir, console, tracker)
             if distributed.is_first():

@@ -5,7 +5,8 @@
 
 A row is either {problem, answer}, under field names of the user's choice, or has the layout in
 which OpenR1-45K is published: `prompt`, a list of {role, content}, and `reward_model` with its
-`ground_truth`. An `answer_latex` beside the answer is one more form that counts as correct.
+`ground_truth`. A name of the user's choice comes first there too. An `answer_latex` beside the
+answer is one more form that counts as correct.
 """
 
 import dataclasses
@@ -19,6 +20,8 @@ import numpy as np
 
 from dars_jax.data import sources
 from dars_jax.data.tokenizer import Tokenizer
+
+PROMPT_FIELD, ANSWER_FIELD = "problem", "answer"  # unless the user says otherwise
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +47,7 @@ class Examples:
     duplicates: int  # usable rows whose prompt an earlier one has too; they are kept
     skipped_bad: int
     empty_answers: int  # how many of the skipped rows had no answer
+    systems_dropped: int = 0  # rows whose system message a raw text prompt has no place for
 
 
 class _BadRow(ValueError):
@@ -58,8 +62,8 @@ def load_examples(
     source: str,
     tokenizer: Tokenizer,
     *,
-    prompt_field: str = "problem",
-    answer_field: str = "answer",
+    prompt_field: str = PROMPT_FIELD,
+    answer_field: str = ANSWER_FIELD,
     chat: bool,
     system_prompt: str = "",
     max_prompt_tokens: int,
@@ -73,10 +77,12 @@ def load_examples(
         `tfds:countdown:SPLIT` is built in and prepared when first used; any other TFDS dataset
         must have been prepared before.
       tokenizer: the policy's.
-      prompt_field: where a row has its problem: text, or a list of {role, content}.
+      prompt_field: where a row has its problem: text, or a list of {role, content}. The published
+        layout has names of its own, which stand in for PROMPT_FIELD and ANSWER_FIELD.
       answer_field: where it has its answer: text, a number, or a list of accepted forms.
       chat: render the conversation through the model's chat template. Otherwise the model gets
-        the text of the only user message, with BOS if it was made with one.
+        the text of the only user message, with BOS if it was made with one; a system message is
+        left out, and counted.
       system_prompt: stands first in every conversation; it replaces the row's own system message.
         Empty: conversations stay as they are. Needs `chat`.
       max_prompt_tokens: longer prompts are dropped and counted.
@@ -94,13 +100,14 @@ def load_examples(
         raise ValueError("a system_prompt needs chat=True: a raw text prompt has no place for it")
     rows: list[Example] = []
     seen: set[str] = set()
-    too_long = duplicates = bad = empty_answers = 0
+    too_long = duplicates = bad = empty_answers = systems = 0
     for uid, raw in sources.read_rows(source, data_dir):
         try:
             row = _parse(raw)
             messages = _messages(row, prompt_field, system_prompt)
             answer = _answer(row, answer_field)
             tokens = _encode(tokenizer, messages, chat)
+            name = _name(row, source)
         except _BadRow as error:
             message = f"{source}:{uid + 1}: {error}"
             if not skip_bad_rows:
@@ -115,15 +122,16 @@ def load_examples(
         prompt = messages[-1]["content"]
         duplicates += prompt in seen
         seen.add(prompt)
-        used = (prompt_field, answer_field, "prompt" if _has_published_layout(row) else None)
+        systems += not chat and any(message["role"] == "system" for message in messages)
+        used = (prompt_field, answer_field, _prompt_name(row, prompt_field))
         others = {key: _friendly(value) for key, value in row.items() if key not in used}
-        rows.append(Example(uid, prompt, answer, _name(row, source), tokens, others))
+        rows.append(Example(uid, prompt, answer, name, tokens, others))
     if not rows:
         raise ValueError(
             f"{source}: no usable prompt ({bad} bad rows, {too_long} longer than"
             f" {max_prompt_tokens} tokens)"
         )
-    return Examples(tuple(rows), too_long, duplicates, bad, empty_answers)
+    return Examples(tuple(rows), too_long, duplicates, bad, empty_answers, systems)
 
 
 def encode_prompt(
@@ -178,7 +186,7 @@ def _messages(
     row: Mapping[str, Any], prompt_field: str, system_prompt: str
 ) -> list[dict[str, str]]:
     """The conversation as {role, content}, the user's question last."""
-    name = "prompt" if _has_published_layout(row) else prompt_field
+    name = _prompt_name(row, prompt_field)
     value = _field(row, name)
     if isinstance(value, str):
         value = [{"role": "user", "content": value}]
@@ -204,8 +212,11 @@ def _messages(
 
 def _answer(row: Mapping[str, Any], answer_field: str) -> tuple[str, ...]:
     """The accepted forms, each once, in the order given."""
-    if _has_published_layout(row):
-        name, value = "ground_truth", _field(row["reward_model"], "ground_truth")
+    if answer_field == ANSWER_FIELD and _published(row):
+        model = _plain(row["reward_model"])
+        if not isinstance(model, Mapping):
+            raise _BadRow(f"reward_model must be an object with a ground_truth, got {_kind(model)}")
+        name, value = "ground_truth", _field(model, "ground_truth")
     else:
         name, value = answer_field, _field(row, answer_field)
     forms = [_answer_text(form, name) for form in (value if isinstance(value, list) else [value])]
@@ -244,14 +255,25 @@ def _encode(tokenizer: Tokenizer, messages: list[dict[str, str]], chat: bool) ->
 
 def _name(row: Mapping[str, Any], source: str) -> str:
     for key in ("data_source", "source"):
-        name = _plain(row.get(key))
+        name = _field(row, key) if key in row else None
         if isinstance(name, str) and name:
             return name
     return source.split(":")[1] if source.startswith("tfds:") else Path(source).stem
 
 
-def _has_published_layout(row: Mapping[str, Any]) -> bool:
-    return isinstance(row.get("reward_model"), Mapping) and isinstance(row.get("prompt"), list)
+def _published(row: Mapping[str, Any]) -> bool:
+    """Whether a row has the published layout, its values right or wrong."""
+    if isinstance(row.get("reward_model"), Mapping) and isinstance(row.get("prompt"), list):
+        return True
+    return {"reward_model", "prompt"} <= row.keys() and not {
+        PROMPT_FIELD,
+        ANSWER_FIELD,
+    } & row.keys()
+
+
+def _prompt_name(row: Mapping[str, Any], prompt_field: str) -> str:
+    """Where this row has its problem."""
+    return "prompt" if prompt_field == PROMPT_FIELD and _published(row) else prompt_field
 
 
 def _field(row: Mapping[str, Any], name: str) -> object:

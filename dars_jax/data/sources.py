@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 MAX_LINE_BYTES = 1_000_000
+_LFS = b"version https://git-lfs."
 
-Raw = bytes | Mapping[str, Any]  # a line of JSON, not yet looked at, or a row
+# A line of JSON, not yet looked at, or a row, or why it is none.
+Raw = bytes | Mapping[str, Any] | ValueError
 
 
 def read_rows(source: str, data_dir: str | None = None) -> Iterator[tuple[int, Raw]]:
@@ -33,13 +35,23 @@ def read_rows(source: str, data_dir: str | None = None) -> Iterator[tuple[int, R
         raise ValueError(f"{source}: a source is tfds:NAME:SPLIT, a .jsonl or a .parquet file")
     if not path.is_file():
         raise FileNotFoundError(f"{source}: no such file")
+    if is_lfs_pointer(path):
+        raise ValueError(f"{source} is a git-lfs pointer, not the file: run git lfs pull")
     if path.suffix == ".parquet":
         return enumerate(_parquet_rows(path))
     return ((number, line) for number, line in enumerate(_lines(path)) if line.strip())
 
 
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether the file is what git leaves in place of a large one that was not fetched."""
+    with path.open("rb") as file:
+        return file.read(len(_LFS)) == _LFS
+
+
 def parse_row(raw: Raw) -> Mapping[str, Any]:
     """The row as a mapping; ValueError says what is wrong with the line."""
+    if isinstance(raw, ValueError):
+        raise raw
     if not isinstance(raw, bytes):
         return raw
     if len(raw) > MAX_LINE_BYTES:
@@ -65,16 +77,32 @@ def _lines(path: Path) -> Iterator[bytes]:
             yield line
 
 
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _parquet_rows(path: Path) -> Iterator[Raw]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
+                try:
+                    yield from batch.to_pylist()
+                except UnicodeDecodeError:  # text that is none: which row?
+                    yield from (_parquet_row(batch.slice(i, 1)) for i in range(batch.num_rows))
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a readable parquet file: {error}") from error
+
+
+def _parquet_row(row: Any) -> Raw:
+    """A table of one row -> the row, or what is wrong with it."""
+    try:
+        return row.to_pylist()[0]
+    except UnicodeDecodeError:
+        for name, column in zip(row.schema.names, row.columns, strict=True):
+            try:
+                column.to_pylist()
+            except UnicodeDecodeError as error:
+                return ValueError(f"{name} is not UTF-8: {error}")
+        raise
 
 
 def _tfds_rows(name: str, split: str, data_dir: str | None) -> Iterable[Mapping[str, Any]]:

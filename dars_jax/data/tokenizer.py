@@ -4,10 +4,13 @@ Everything a model needs to know about its tokens comes from its own files: whic
 answer, which one pads, whether a prompt starts with BOS, and the chat template.
 """
 
+import contextlib
 import json
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+from dars_jax.data import chat_template, sources
 
 
 class Tokenizer(Protocol):
@@ -33,6 +36,12 @@ class Tokenizer(Protocol):
         Raises:
           ValueError: there is no chat template, or it does not accept these messages.
         """
+
+    def largest_plain_id(self) -> int:
+        """Of the ids that any text can give; special ones need their own spelling."""
+
+    def remarks(self, chat: bool) -> list[str]:
+        """What a user should know about how answers end, one line each; [] is the usual case."""
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -95,6 +104,17 @@ class SentencePieceTokenizer:
         """Always a ValueError."""
         raise ValueError("a sentencepiece model has no chat template; give it prompts as raw text")
 
+    def largest_plain_id(self) -> int:
+        """See `Tokenizer.largest_plain_id`."""
+        model, ids = self._model, range(self.vocab_size)
+        return max(
+            (i for i in ids if not model.is_control(i) and not model.is_unused(i)), default=0
+        )
+
+    def remarks(self, chat: bool) -> list[str]:
+        """None: the one file has one end."""
+        return []
+
 
 class HuggingFaceTokenizer:
     """A Hugging Face model directory with a `tokenizer.json`.
@@ -112,6 +132,8 @@ class HuggingFaceTokenizer:
 
         self._directory = Path(directory)
         file = self._directory / "tokenizer.json"
+        if sources.is_lfs_pointer(file):
+            raise ValueError(f"{file} is a git-lfs pointer, not the file: run git lfs pull")
         try:
             self._model = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the Rust side raises nothing narrower
@@ -125,7 +147,7 @@ class HuggingFaceTokenizer:
             key: value for key, value in config.items() if value is not None
         }
         self._named = {
-            name: _content(named[name])
+            name: self._content(name, named[name])
             for name in ("bos_token", "eos_token", "pad_token", "unk_token")
             if named.get(name)
         }
@@ -137,7 +159,7 @@ class HuggingFaceTokenizer:
         pads = (named_pad,) if named_pad is not None else self._find_ids("pad")
         self.pad_id: int = (pads or self.eos_ids)[0]
         self._hidden = {self.bos_id, *self.eos_ids, self.pad_id}
-        self._template = self._read_template(config)
+        self._template = chat_template.read(self._directory, config.get("chat_template"))
 
     def encode(self, text: str) -> list[int]:
         """See `Tokenizer.encode`. Special tokens spelled out in the text are recognised."""
@@ -146,6 +168,8 @@ class HuggingFaceTokenizer:
     def encode_prompt(self, text: str) -> list[int]:
         """See `Tokenizer.encode_prompt`. The file's post-processor decides what goes in front."""
         ids = self._model.encode(text, add_special_tokens=True).ids
+        if ids[:2] == [self.bos_id] * 2 and self.encode(text)[:1] == [self.bos_id]:
+            ids = ids[1:]  # the text, a rendered chat perhaps, spells out its own
         while ids and ids[-1] in self.eos_ids:  # some append EOS: the answer could not start
             ids.pop()
         return ids
@@ -157,8 +181,32 @@ class HuggingFaceTokenizer:
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """See `Tokenizer.render`."""
-        import jinja2
+        return self._render(messages, add_generation_prompt=True)
 
+    def largest_plain_id(self) -> int:
+        """See `Tokenizer.largest_plain_id`."""
+        added = self._model.get_added_tokens_decoder()
+        plain = self._model.get_vocab(with_added_tokens=False).values()
+        return max((i for i in plain if i not in added), default=0)
+
+    def remarks(self, chat: bool) -> list[str]:
+        """See `Tokenizer.remarks`: ends that other files name, or the chat template."""
+        others = [("the named eos_token", self._id_of("eos_token"))]
+        with contextlib.suppress(ValueError):  # a file that is not asked may say what it likes
+            others += [("config.json", i) for i in self._stated("config.json", "eos")]
+        if chat:
+            others.append(("the chat template", self._end_of_turn()))
+        told = lambda i: f"{self._model.id_to_token(i)!r} ({i})"  # noqa: E731
+        used = ", ".join(map(told, self.eos_ids))
+        return [
+            f"{self._directory}: answers end with {used}, but {where} has {told(i)}; if the policy "
+            "ends with that, answers run to the limit: put all into eos_token_id of "
+            "generation_config.json"
+            for where, i in others
+            if i is not None and i not in self.eos_ids
+        ]
+
+    def _render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
         if self._template is None:
             raise ValueError(f"{self._directory}: the tokenizer has no chat template")
         try:
@@ -166,11 +214,25 @@ class HuggingFaceTokenizer:
                 messages=[dict(message) for message in messages],
                 tools=None,
                 documents=None,
-                add_generation_prompt=True,
+                add_generation_prompt=add_generation_prompt,
                 **self._named,
             )
-        except (jinja2.TemplateError, TypeError) as error:
-            raise ValueError(f"{self._directory}: the chat template says: {error}") from error
+        except Exception as error:  # a template is a program: it may fail in any way
+            raise ValueError(
+                f"{self._directory}: the chat template says: {error or type(error).__name__}"
+            ) from error
+
+    def _end_of_turn(self) -> int | None:
+        """The special token with which the chat template closes an answer; None if none is seen."""
+        answer = "forty-two"
+        chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
+        try:
+            _, found, after = self._render(chat, add_generation_prompt=False).rpartition(answer)
+        except ValueError:
+            return None
+        first = self.encode(after.lstrip())[:1] if found else []
+        added = self._model.get_added_tokens_decoder()
+        return first[0] if first and first[0] in added else None
 
     def _id_of(self, name: str) -> int | None:
         token = self._named.get(name)
@@ -184,59 +246,30 @@ class HuggingFaceTokenizer:
     def _find_ids(self, role: str) -> tuple[int, ...]:
         """Ids of "eos" or "pad" from the first file that states any; () if none does."""
         for name in ("generation_config.json", "config.json"):
-            stated = _read_json(self._directory / name).get(f"{role}_token_id")
-            ids = stated if isinstance(stated, list) else [stated]
-            ids = [i for i in ids if i is not None and i != -1]  # both mean "none" in the wild
-            for i in ids:
-                if type(i) is not int or not 0 <= i < self.vocab_size:
-                    raise ValueError(
-                        f"{self._directory / name}: {role}_token_id {i!r} is no token id below"
-                        f" {self.vocab_size}"
-                    )
-            if ids:
-                return tuple(ids)
+            if ids := self._stated(name, role):
+                return ids
         named = self._id_of(f"{role}_token")
         return () if named is None else (named,)
 
-    def _read_template(self, config: Mapping[str, Any]) -> Callable[..., str] | None:
-        file = self._directory / "chat_template.jinja"
-        if file.is_file():
-            return _compile_template(file.read_text(encoding="utf-8"), file)
-        file = self._directory / "tokenizer_config.json"
-        template = config.get("chat_template")
-        if isinstance(template, list):  # several, by name
-            named = {entry["name"]: entry["template"] for entry in template}
-            if "default" not in named:
-                raise ValueError(f"{file}: chat_template names {sorted(named)}, but no 'default'")
-            template = named["default"]
-        return None if template is None else _compile_template(template, file)
+    def _stated(self, name: str, role: str) -> tuple[int, ...]:
+        """Ids of "eos" or "pad" that a file states."""
+        stated = _read_json(self._directory / name).get(f"{role}_token_id")
+        ids = stated if isinstance(stated, list) else [stated]
+        ids = [i for i in ids if i is not None and i != -1]  # both mean "none" in the wild
+        for i in ids:
+            if type(i) is not int or not 0 <= i < self.vocab_size:
+                raise ValueError(
+                    f"{self._directory / name}: {role}_token_id {i!r} is no token id below"
+                    f" {self.vocab_size}"
+                )
+        return tuple(ids)
 
-
-def _compile_template(source: str, file: Path) -> Callable[..., str]:
-    """A chat template as a function of its variables, in jinja's sandbox.
-
-    The environment is the one Hugging Face templates are written for, without `strftime_now`:
-    templates then write a fixed date, and a prompt is the same text every day.
-    """
-    import jinja2
-    import jinja2.ext
-    import jinja2.sandbox
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def tojson(value: Any, indent: int | None = None) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent)  # jinja's escapes < and >
-
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-    )
-    environment.globals["raise_exception"] = raise_exception
-    environment.filters["tojson"] = tojson
-    try:
-        return environment.from_string(source).render
-    except jinja2.TemplateError as error:
-        raise ValueError(f"{file}: broken chat template: {error}") from error
+    def _content(self, name: str, token: object) -> str:
+        """A named token is written as text or as an object with settings."""
+        text = token.get("content") if isinstance(token, Mapping) else token
+        if not isinstance(text, str):
+            raise ValueError(f"{self._directory}: {name} is {token!r:.60}, expected a text")
+        return text
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -245,16 +278,11 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected a JSON object")
     return value
-
-
-def _content(token: str | Mapping[str, Any]) -> str:
-    """A named token is written as text or as an object with settings."""
-    return token if isinstance(token, str) else token["content"]
 
 
 def _visible(ids: Iterable[int], hidden: Container[int | None], vocab_size: int) -> list[int]:

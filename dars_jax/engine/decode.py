@@ -80,7 +80,7 @@ def prompt_hidden(
         block = decoder.Block(model_config, prompt_attention, config.dtype)
         x, state = block.apply({"params": layer}, x, position, None)
         states.append(state)
-    norm = decoder.RMSNorm(model_config.norm_eps, "norm")
+    norm = decoder.RMSNorm(model_config.norm_eps)
     hidden: Any = norm.apply({"params": params["final_norm"]}, x)
     return states, hidden
 

@@ -24,7 +24,7 @@ from jetstream.engine import engine_api, token_utils, tokenizer_api, tokenizer_p
 from dars_jax.data.tokenizer import Tokenizer
 from dars_jax.engine import decode, kv_cache
 from dars_jax.engine.programs import Programs
-from dars_jax.engine.session import SamplingConfig, Session
+from dars_jax.engine.session import NonFiniteError, SamplingConfig, Session
 from dars_jax.engine.state import DecodeConfig, Sampling, Slots
 from dars_jax.policy import decoder, sharding
 from dars_jax.policy.attention import LayerCache
@@ -104,8 +104,21 @@ class PolicyTokens(engine_api.ResultTokens):
     logprob_idx: tuple[int, int] = struct.field(pytree_node=False, default=(0, 0))
 
     def convert_to_numpy(self) -> "PolicyTokens":
-        """The same with host arrays."""
-        return self.replace(data=np.asarray(self.data))
+        """The same with host arrays.
+
+        Raises:
+          NonFiniteError: a log-prob of a token that counts is not finite; here every token passes.
+        """
+        host = self.replace(data=np.asarray(self.data))
+        valid = host.data[:, slice(*self.valid_idx)] > 0
+        logprobs = np.ascontiguousarray(host.data[:, slice(*self.logprob_idx)]).view(np.float32)
+        slots = np.flatnonzero((valid & ~np.isfinite(logprobs)).any(axis=1))
+        if len(slots):
+            raise NonFiniteError(
+                f"serving: the log-probs for the prompt in slot {slots[0]} are not finite: "
+                "its weights, or policy.dtype, cannot hold what it computes"
+            )
+        return host
 
     def logprobs(self, slot: int) -> np.ndarray:
         """float32[tokens] of a slot, of the sampler at the sampling temperature."""
@@ -314,6 +327,8 @@ def _prefill_one(
     limit: jax.Array,
     sampling: Sampling,
 ) -> Prefix:
+    # A padding id may be none of the embedding's rows, and its NaN would stay in the cache.
+    tokens = jnp.where(jnp.arange(len(tokens)) < length, tokens, 0)
     states, hidden = decode.prompt_states(params, model_config, config, tokens[None], length[None])
     caches = tuple(kv_cache.dense_layer(key, value) for key, value in states)
     key = decode.stream_key(stream)[None]

@@ -19,6 +19,10 @@ _FEWEST_REQUESTS = 64
 _SHORTEST_PROMPT = 8
 
 
+class NonFiniteError(FloatingPointError):
+    """The policy gave a log-prob that is no number: whatever was sampled by it means nothing."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
     """One completion to be sampled."""

@@ -131,7 +131,7 @@ class Passes:
         return total.at[tokens].add(dx.astype(jnp.float32))
 
     def _final_norm(self, params: decoder.Params, x: jax.Array) -> jax.Array:
-        norm = decoder.RMSNorm(self.model.norm_eps, "norm")
+        norm = decoder.RMSNorm(self.model.norm_eps)
         hidden: Any = norm.apply({"params": params}, x)
         return hidden
 

@@ -28,11 +28,21 @@ def _attention_width(c: ModelConfig) -> int:
     return 2 * (c.num_heads + c.num_kv_heads) * c.head_dim + c.d_model
 
 
+def _mlp_width(c: ModelConfig) -> int:
+    """Of what a norm behind the feed-forward needs."""
+    return c.d_model if c.norm_after else 0
+
+
+def _norm_width(c: ModelConfig) -> int:
+    """Of queries and keys before their norms, where all is kept."""
+    return (c.num_heads + c.num_kv_heads) * c.head_dim if c.qk_norm else 0
+
+
 # Features of a token that a policy keeps of each layer besides its input; widest first.
 _WIDTHS = {
-    "none": lambda c: _attention_width(c) + 3 * c.d_ff + 4 * c.d_model,
-    "mlp": lambda c: _attention_width(c) + 2 * c.d_ff,
-    "up": lambda c: _attention_width(c) + c.d_ff,
+    "none": lambda c: _attention_width(c) + 3 * c.d_ff + 4 * c.d_model + _norm_width(c),
+    "mlp": lambda c: _attention_width(c) + 2 * c.d_ff + _mlp_width(c),
+    "up": lambda c: _attention_width(c) + c.d_ff + _mlp_width(c),
     "attention": _attention_width,
     "full": lambda c: 0,
 }

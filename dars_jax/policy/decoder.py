@@ -1,4 +1,4 @@
-"""The policy: a decoder of the Qwen2.5 / Llama family.  The one module that imports flax.
+"""The policy: a decoder, Llama's or one that differs as families.py says.  The module of flax.
 
 Letters: B rows, T tokens, D model width, H query heads, K key/value heads, d head size,
 F feed-forward width, V vocabulary, N layers.
@@ -50,7 +50,11 @@ class ModelConfig:
     norm_eps: float = 1e-6
     qkv_bias: bool = False
     tied_head: bool = False
-    family: str = "llama"  # "llama" or "qwen2": only the names in a checkpoint's config differ
+    family: str = "llama"  # a key of FAMILIES: what a checkpoint of these sizes is called
+    qk_norm: str = ""  # this and the next as in `families.Family`
+    norm_after: bool = False
+    # Longest sequence the model was made for, in tokens; None if nobody says.  Computes nothing.
+    max_positions: int | None = dataclasses.field(default=None, compare=False)
 
     def num_params(self) -> int:
         """Parameters, embedding and head included."""
@@ -79,7 +83,19 @@ ARCHITECTURES = {
         rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192),
         norm_eps=1e-5,
     ),
-}
+    "llama-3.2-1b": ModelConfig(
+        128_256, 16, 2048, 32, 8, 64, 8192, rope_theta=500_000.0,
+        rope_scaling=RopeScaling(32.0, 1.0, 4.0, 8192), norm_eps=1e-5, tied_head=True,
+    ),
+    "qwen3-0.6b": ModelConfig(
+        151_936, 28, 1024, 16, 8, 128, 3072, rope_theta=1e6, tied_head=True, family="qwen3",
+        qk_norm="head",
+    ),
+    "olmo-2-1b": ModelConfig(
+        100_352, 16, 2048, 16, 16, 128, 8192, rope_theta=500_000.0, family="olmo2",
+        qk_norm="projection", norm_after=True,
+    ),
+}  # fmt: skip
 
 _ATTENTION = ("q", "k", "v", "attended", "mixed")
 
@@ -95,8 +111,8 @@ REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,  # 1.218
     "qkv": _keep("q", "k", "v"),  # 1.196
     "attention": _keep(*_ATTENTION),  # 1.179
-    "up": _keep(*_ATTENTION, "up"),  # 1.090
-    "mlp": _keep(*_ATTENTION, "up", "gate"),  # 1.000
+    "up": _keep(*_ATTENTION, "up", "down"),  # 1.090
+    "mlp": _keep(*_ATTENTION, "up", "gate", "down"),  # 1.000
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # 1.000
 }
 
@@ -150,22 +166,27 @@ gated.defvjp(lambda gate, up: (gated(gate, up), (gate, up)), _gated_backward)
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * scale, in float32."""
+    """x / rms(x) * scale over the last axes, in float32."""
 
     eps: float
-    axis: str
+    axes: tuple[str, ...] = ("norm",)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        init = nn.with_logical_partitioning(nn.initializers.ones_init(), (self.axis,))
-        scale: Any = self.param("scale", init, (x.shape[-1],), jnp.float32)
+        over = tuple(range(-len(self.axes), 0))
+        init = nn.with_logical_partitioning(nn.initializers.ones_init(), self.axes)
+        scale: Any = self.param("scale", init, x.shape[over[0] :], jnp.float32)
         y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=over, keepdims=True) + self.eps)
         return (y * scale).astype(x.dtype)
 
 
 class Block(nn.Module):
-    """One layer: attention and a gated feed-forward, each behind a norm and added to the stream."""
+    """One layer: attention and a gated feed-forward, each added to the stream.
+
+    Each has a norm: in front of it, or behind it (`norm_after`).  What the backward pass keeps is
+    named where a norm would need it, so that no product with a weight is made again for a norm.
+    """
 
     config: ModelConfig
     attention: Attention
@@ -174,23 +195,38 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, position: jax.Array, state: Any) -> tuple[jax.Array, Any]:
         c = self.config
-        frequency = rope_frequencies(c)
-        y = RMSNorm(c.norm_eps, "norm", name="attention_norm")(x)
+        y = x if c.norm_after else RMSNorm(c.norm_eps, name="attention_norm")(x)
         heads, kv = (c.num_heads, c.head_dim), (c.num_kv_heads, c.head_dim)
         q = self._project("q", y, heads, ("embed", "heads", "head_dim"), c.qkv_bias)
         k = self._project("k", y, kv, ("embed", "kv_heads", "head_dim"), c.qkv_bias)
         v = self._project("v", y, kv, ("embed", "kv_heads", "head_dim"), c.qkv_bias)
-        q = checkpoint_name(rotate(q, position, frequency), "q")
-        k = checkpoint_name(rotate(k, position, frequency), "k")
+        turn = functools.partial(rotate, position=position, frequency=rope_frequencies(c))
+        q, k = self._turned("q", q, "heads", turn), self._turned("k", k, "kv_heads", turn)
         v = checkpoint_name(v, "v")
         out, kept = self.attention(q, k, v, state)
         mixed = self._project("o", out, c.d_model, ("heads", "head_dim", "embed"), axis=(-2, -1))
-        x = x + checkpoint_name(mixed, "mixed")
-        y = RMSNorm(c.norm_eps, "norm", name="mlp_norm")(x)
+        mixed = checkpoint_name(mixed, "mixed")
+        x = x + (RMSNorm(c.norm_eps, name="attention_post_norm")(mixed) if c.norm_after else mixed)
+        y = x if c.norm_after else RMSNorm(c.norm_eps, name="mlp_norm")(x)
         gate = checkpoint_name(self._project("gate", y, c.d_ff, ("embed", "mlp")), "gate")
         up = checkpoint_name(self._project("up", y, c.d_ff, ("embed", "mlp")), "up")
-        x = x + self._project("down", gated(gate, up), c.d_model, ("mlp", "embed"))
-        return x, kept
+        down = self._project("down", gated(gate, up), c.d_model, ("mlp", "embed"))
+        if c.norm_after:
+            down = RMSNorm(c.norm_eps, name="mlp_post_norm")(checkpoint_name(down, "down"))
+        return x + down, kept
+
+    def _turned(
+        self, name: str, x: jax.Array, heads: str, turn: Callable[[jax.Array], jax.Array]
+    ) -> jax.Array:
+        """Queries or keys [B,T,heads,d], through their norm if there is one, and rotated."""
+        c = self.config
+        if c.qk_norm:
+            x = checkpoint_name(x, name)
+        if c.qk_norm == "head":
+            x = RMSNorm(c.norm_eps, ("head_dim",), name=f"{name}_head_norm")(x)
+        elif c.qk_norm == "projection":
+            x = RMSNorm(c.norm_eps, (heads, "head_dim"), name=f"{name}_norm")(x)
+        return turn(x) if c.qk_norm else checkpoint_name(turn(x), name)
 
     def _project(
         self,
@@ -247,7 +283,7 @@ class Decoder(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         x, kept = layers(c, self.attention, self.dtype, name="layers")(x, position, state)
-        return RMSNorm(c.norm_eps, "norm", name="final_norm")(x), kept
+        return RMSNorm(c.norm_eps, name="final_norm")(x), kept
 
 
 def _initialise(config: ModelConfig, key: jax.Array) -> Params:
@@ -312,7 +348,7 @@ def unstack_layers(params: Params, *, dtype: jnp.dtype) -> Params:
     decode loop would copy it first.
     """
     cast = jax.tree.map(lambda x: x.astype(dtype), params)
-    num_layers = cast["layers"]["attention_norm"]["scale"].shape[0]
+    num_layers = cast["layers"]["v"]["kernel"].shape[0]
     layers = tuple(jax.tree.map(lambda x, i=i: x[i], cast["layers"]) for i in range(num_layers))
     return {**cast, "layers": layers}
 
@@ -337,6 +373,6 @@ def forward_token(
         block = Block(config, attention, dtype)
         x, new = block.apply({"params": layer}, x, position[:, None], state)
         kept.append(new)
-    norm = RMSNorm(config.norm_eps, "norm")
+    norm = RMSNorm(config.norm_eps)
     hidden: Any = norm.apply({"params": params["final_norm"]}, x)
     return hidden[:, 0], tuple(kept)

@@ -55,6 +55,14 @@ LAYOUT = {
     "final_norm/scale": Layout("model.norm.weight", "D", ("D",)),
     "layers/attention_norm/scale": Layout(_LAYER + "input_layernorm.weight", "D", ("D",)),
     "layers/mlp_norm/scale": Layout(_LAYER + "post_attention_layernorm.weight", "D", ("D",)),
+    "layers/attention_post_norm/scale": Layout(
+        _LAYER + "post_attention_layernorm.weight", "D", ("D",)
+    ),
+    "layers/mlp_post_norm/scale": Layout(_LAYER + "post_feedforward_layernorm.weight", "D", ("D",)),
+    "layers/q_head_norm/scale": Layout(_ATTENTION + "q_norm.weight", "d", ("d",)),
+    "layers/k_head_norm/scale": Layout(_ATTENTION + "k_norm.weight", "d", ("d",)),
+    "layers/q_norm/scale": Layout(_ATTENTION + "q_norm.weight", "Hd", ("Hd",)),
+    "layers/k_norm/scale": Layout(_ATTENTION + "k_norm.weight", "Kd", ("Kd",)),
     "layers/q/kernel": Layout(_ATTENTION + "q_proj.weight", "DHd", ("Hd", "D")),
     "layers/k/kernel": Layout(_ATTENTION + "k_proj.weight", "DKd", ("Kd", "D")),
     "layers/v/kernel": Layout(_ATTENTION + "v_proj.weight", "DKd", ("Kd", "D")),
@@ -131,6 +139,8 @@ def _fill(
 ) -> None:
     """Copies `part` of a stored tensor into `out`, turned into our axis order.
 
+    Raises ValueError if a weight there is not finite.
+
     Of each stored axis, the range of its first letter is cut while reading; the further letters
     (a head's features, hardly ever sharded) are read whole and cut afterwards.
     """
@@ -147,7 +157,18 @@ def _fill(
     for piece in chunks(lead[0], 4 * unit[0] * math.prod(s.stop - s.start for s in columns)):
         block = tensor.read((slice(piece.start * unit[0], piece.stop * unit[0]), *columns))
         block = block.reshape(-1, *whole[1:])[tuple(keep)]
-        out[piece.start - lead[0].start : piece.stop - lead[0].start] = block
+        filled = out[piece.start - lead[0].start : piece.stop - lead[0].start]
+        filled[...] = block
+        _need_finite(filled, tensor)
+
+
+def _need_finite(x: np.ndarray, tensor: Stored) -> None:
+    """One bad weight makes every answer worthless.  A sum tells quickly, unless it overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.add.reduce(x, axis=None, dtype=np.float32)
+        if np.isfinite(total) or np.isfinite(x.astype(np.float32)).all():
+            return
+    raise ValueError(f"{tensor.file}: {tensor.name} holds NaN or infinity: not usable as weights")
 
 
 def chunks(rows: range, row_bytes: int) -> Iterator[slice]:

@@ -60,7 +60,8 @@ def read_config(directory: str | pathlib.Path) -> ModelConfig:
       ValueError: no such directory or file, not JSON, or a model this trainer does not run; the
         message names what was found and what is supported.
     """
-    return hf_config.parse(hf_config.read_json(existing(directory), "config.json"))
+    document = hf_config.read_json(existing(directory), "config.json")
+    return hf_config.parse(document, f"{directory}/config.json")
 
 
 def load_params(
@@ -206,19 +207,41 @@ def _catalogue(directory: pathlib.Path) -> dict[str, Stored]:
             raise ValueError(f"{directory}/{INDEX} has no weight_map of tensor and file names")
         files = sorted(set(weight_map.values()))
     else:
-        raise ValueError(f"{directory} holds no weights: neither {SINGLE} nor {INDEX}")
-    stored = {}
+        raise ValueError(f"{directory} holds no weights: neither {SINGLE} nor {INDEX}"
+                         f"{_instead(directory)}")  # fmt: skip
+    stored: dict[str, Stored] = {}
     for name in files:
         path = inside(directory, name)
         try:
             with safetensors.safe_open(path, framework="np") as file:
                 for tensor in sorted(file.keys()):
+                    if tensor in stored:
+                        first = stored[tensor].file.name
+                        raise ValueError(f"{directory}: {tensor} is in {first} and in {name}")
                     part = file.get_slice(tensor)
                     shape = tuple(part.get_shape())
                     stored[tensor] = Stored(path, tensor, shape, part.get_dtype())
         except (safetensors.SafetensorError, OSError) as error:
             raise ValueError(f"{directory}/{name} is damaged or truncated: {error}") from None
     return stored
+
+
+def _instead(directory: pathlib.Path) -> str:
+    """What a directory without safetensors has, and what to do with it."""
+    found = {path.name for path in directory.iterdir()}
+    loose = sorted(name for name in found if name.endswith(".safetensors"))
+    pickles = sorted(name for name in found if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
+    for names, how in (
+        (loose, f"name them in {INDEX}, or a single one {SINGLE}"),
+        (pickles, "load it with transformers and save_pretrained it, which writes safetensors"),
+        (sorted(name for name in found if name.endswith(".gguf")),
+         "convert it: python -m dars_jax.policy.gguf"),
+        (sorted(name for name in found if name.endswith((".h5", ".msgpack"))),
+         "load it with transformers and save_pretrained it"),
+    ):  # fmt: skip
+        if names:
+            return f", but {', '.join(names[:3])}{', …' * (len(names) > 3)}: {how}"
+    return ": is the download complete?"
 
 
 def _check(directory: pathlib.Path, stored: dict[str, Stored], config: ModelConfig) -> None:
@@ -233,7 +256,9 @@ def _check(directory: pathlib.Path, stored: dict[str, Stored], config: ModelConf
     ):
         if names:
             shown = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
-            raise ValueError(f"{directory} {kind} {len(names)} tensor(s): {shown}")
+            tied = {_HEAD} == names and kind == "lacks"
+            why = "; tie_word_embeddings in config.json is not true" if tied else ""
+            raise ValueError(f"{directory} {kind} {len(names)} tensor(s): {shown}{why}")
     for name, shape in expected.items():
         if stored[name].shape != shape:
             raise ValueError(

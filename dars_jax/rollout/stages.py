@@ -6,13 +6,13 @@ scheduler.py decides, the engine samples, the grader judges; this is the loop ar
 import collections
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 
 from dars_jax import distributed
-from dars_jax.engine.session import Session
+from dars_jax.engine.session import NonFiniteError, Session
 from dars_jax.rewards import OUTSIDE, Context, Grade, Grader, GradingError, Verdict
 from dars_jax.rollout import exchange
 from dars_jax.rollout.scheduler import RolloutConfig, Scheduler
@@ -74,6 +74,7 @@ def collect(
 
     Raises:
       GradingError: the reward failed on more than config.max_errors answers; in all processes.
+      NonFiniteError: the policy gave a log-prob that is no number; in all processes.
     """
     scheduler = Scheduler(
         prompts, config, session.num_replicas, session.config.prefixes, session.config.requests
@@ -105,12 +106,16 @@ def collect(
         busy += outcome.busy
         capacity += outcome.capacity
         fresh = session.drain(outcome.finished, outcome.most)
+        broken = {scheduler.locate(*where)[0] for where, (_, logprob) in fresh.items()
+                  if not np.isfinite(logprob).all()}  # fmt: skip
         t = clock.charge("decode", t)
         if outcome.idle and not outcome.completed:
             graded += grader.collect(wait=True, timeout_s=_PATIENCE_S)
         store.grade(graded)
-        counts = _count(graded, len(prompts), config.n_max)
+        counts = _count(graded, len(prompts), config.n_max, broken)
         counts = distributed.gather(counts).sum(0, dtype=np.int32)
+        if counts[:, 4].any():
+            raise NonFiniteError(_told(prompts, int(counts[:, 4].argmax()), step))
         scheduler.graded(counts[:, :2], counts[:, 2])
         failed += int(counts[:, 3].sum())
         if failed > config.max_errors:
@@ -151,15 +156,30 @@ def _context(prompts: Prompts, p: int, ids: np.ndarray, eos_ids: tuple[int, ...]
     return Context(int(prompts.uid[p]), text, row, ids.tolist(), int(ids[-1]) in eos_ids)
 
 
-def _count(graded: list[tuple[int, Grade]], num_prompts: int, n_max: int) -> np.ndarray:
-    """Grades of requests -> int32[P,4]: how many of each prompt, right, without reward, failed."""
+def _told(prompts: Prompts, p: int, step: int) -> str:
+    text = f", {' '.join(prompts.text[p].split())[:60]!r}" if prompts.text else ""
+    where = f"step {step + 1}" if step >= 0 else "evaluation"
+    return (
+        f"{where}: the policy's log-probs for the prompt of row {prompts.uid[p] + 1}{text} are not "
+        "finite: "
+        "its weights, or policy.dtype, cannot hold what it computes; answers would mean nothing"
+    )
+
+
+def _count(
+    graded: list[tuple[int, Grade]], num_prompts: int, n_max: int, broken: Collection[int]
+) -> np.ndarray:
+    """Grades of requests -> int32[P,5]: how many of each prompt, right, without reward, failed;
+
+    and whether it is in `broken`.
+    """
     prompt = np.array([request // n_max for request, _ in graded], np.intp)
     verdict = np.array([grade.verdict for _, grade in graded], np.int8)
     masks = (verdict >= 0, verdict == Verdict.CORRECT, np.isin(verdict, OUTSIDE),
              verdict == Verdict.FAILED)  # fmt: skip
-    return np.stack([np.bincount(prompt[m], minlength=num_prompts) for m in masks], 1).astype(
-        np.int32
-    )
+    columns = [np.bincount(prompt[m], minlength=num_prompts) for m in masks]
+    columns.append(np.isin(np.arange(num_prompts), list(broken)).astype(np.intp))
+    return np.stack(columns, 1).astype(np.int32)
 
 
 class _Store:

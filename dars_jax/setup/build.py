@@ -60,6 +60,7 @@ def make_parts(plan: Plan, log: Log) -> Parts:
     with distributed.in_turn(), _preparing(plan):
         policy = policy_directory(plan, log)
         tokenizer = load_tokenizer(policy)
+        check_tokenizer(plan, tokenizer, policy, log)
         train = load_examples(plan, c.data.train, "data.train", tokenizer, log)
         test = load_examples(plan, c.data.test, "data.test", tokenizer, log)
     programs = Programs(decode_config(plan, tuple(tokenizer.eos_ids)), plan.model, mesh)
@@ -120,7 +121,47 @@ def load_examples(
         f"{c.max_prompt_tokens} tokens dropped, {examples.skipped_bad} bad rows skipped, "
         f"{examples.duplicates} repeat an earlier one)"
     )
+    if examples.systems_dropped:
+        log(f"WARNING: {source}: {examples.systems_dropped:,} rows have a system message, which a "
+            "raw text prompt leaves out; data.chat=True renders it")  # fmt: skip
+    check_ids(plan, tokenizer, examples, source)
     return examples
+
+
+def check_tokenizer(plan: Plan, tokenizer: Tokenizer, policy: Path, log: Log) -> None:
+    """Whether tokenizer and model fit each other; tells what a user should know of them.
+
+    Raises:
+      ValueError: an id that prompts or answers may have is none of the embedding's rows.  Special
+        tokens that nothing spells out, such as one for padding, may lie beyond.
+    """
+    c, rows = plan.config, plan.model.vocab_size
+    beyond = [i for i in (*tokenizer.eos_ids, tokenizer.largest_plain_id()) if i >= rows]
+    if beyond:
+        raise ValueError(
+            f"{policy}: token id {beyond[0]} of the tokenizer's {tokenizer.vocab_size} is none of "
+            f"the {rows} rows of the embedding (vocab_size in config.json): they do not belong "
+            "together, or the embedding was not resized when tokens were added"
+        )
+    for line in tokenizer.remarks(c.data.chat):
+        log(f"WARNING: {line}")
+    longest, most = c.data.max_prompt_tokens + c.rollout.max_tokens, plan.model.max_positions
+    if most is not None and longest > most:
+        log(f"WARNING: data.max_prompt_tokens + rollout.max_tokens = {longest:,}, but the policy "
+            f"was made for {most:,} positions (max_position_embeddings): beyond them it may answer "
+            "badly")  # fmt: skip
+
+
+def check_ids(plan: Plan, tokenizer: Tokenizer, examples: prompts.Examples, source: str) -> None:
+    """Raises ValueError if a prompt has a token id that is none of the embedding's rows."""
+    rows = plan.model.vocab_size
+    for row in examples.rows:
+        if (largest := int(row.tokens.max())) >= rows:
+            raise ValueError(
+                f"{source}:{row.uid + 1}: token id {largest} of the tokenizer's "
+                f"{tokenizer.vocab_size} is none of the {rows} rows of the embedding (vocab_size "
+                "in the policy's config.json)"
+            )
 
 
 def make_grader(plan: Plan) -> Grader:

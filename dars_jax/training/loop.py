@@ -68,6 +68,7 @@ class Trainer:
           SaveError: a checkpoint could not be written.
           StrangeWeightsError: a step's log-probs were not those of its weights; the state before
             that step is saved.
+          NonFiniteError: the policy gave log-probs that are not finite.
           FloatingPointError: NON_FINITE_LIMIT steps in a row had a gradient that was not finite.
         """
         c, start, checkpoints = self._plan.config, self._start, self._checkpoints
@@ -143,6 +144,8 @@ class Trainer:
         assembled = time.perf_counter()
         console.phase(step, "update")
         values = {"epoch": epoch, **metrics.rollout_metrics(rollouts, kept, advantage, verdicts)}
+        # of a vocabulary that is padded; decoding leaves them out
+        values["tokens_without_text"] = int((rollouts.tokens >= parts.tokenizer.vocab_size).sum())
         learns = packed.token_count.any()  # nothing to learn from is a normal step
         if not learns:
             packed = probe(parts, prompts, rollouts)

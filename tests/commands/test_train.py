@@ -1,9 +1,12 @@
 """What training says at its end, and what it leaves for others to read."""
 
 import json
+import shutil
 
+import numpy as np
 import processes
 import pytest
+from safetensors.numpy import load_file, save_file
 from small_runs import make_config
 
 from dars_jax.commands import plot, train
@@ -48,3 +51,24 @@ def test_what_a_run_leaves_is_read_as_its_own_summary_says_and_drawn(
     assert str(tmp_path / "plots" / "runs.html") in written
     page = (tmp_path / "plots" / "runs.html").read_text()
     assert page.count("<figure>") == 5 and "not recorded" not in page
+
+
+@pytest.mark.parametrize(
+    ("value", "code", "told"),
+    [
+        (np.nan, 2, "model.layers.0.input_layernorm.weight holds NaN or infinity"),
+        (3e38, 6, "evaluation: the policy's log-probs for the prompt of row 1"),
+    ],
+)
+def test_a_policy_that_computes_no_numbers_ends_the_run_with_a_code_of_its_own(
+    policy, prompt_files, tmp_path, capsys, value, code, told
+):
+    broken = shutil.copytree(policy, tmp_path / "policy")
+    arrays = load_file(broken / "model.safetensors")
+    arrays["model.layers.0.input_layernorm.weight"][:] = value
+    save_file(arrays, broken / "model.safetensors")
+    config = make_config(prompt_files, policy__path=str(broken))
+    with pytest.raises(SystemExit) as caught:
+        train.train(config, tmp_path)
+    *_, last = capsys.readouterr().err.splitlines()
+    assert caught.value.code == code and last.startswith("error: ") and told in last

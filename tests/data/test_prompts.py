@@ -401,3 +401,71 @@ def test_orders_differ_between_epochs_and_seeds():
 def test_sizes_and_steps_below_their_minimum_are_refused(arguments):
     with pytest.raises(ValueError, match="batch_indices needs"):
         batch_indices(*arguments)
+
+
+# The published layout, and rows that nearly have it -------------------------------------------
+
+
+def nearly_published(**changes):
+    given = {"prompt": [USER], "reward_model": {"ground_truth": "2", "style": "rule"}} | changes
+    return {key: value for key, value in given.items() if value is not ...}
+
+
+def test_a_field_of_the_users_choice_comes_before_the_published_layout(write):
+    path = write(nearly_published(question="3 + 3?", gold="6"))
+    for options, expected in (
+        ({}, ("1 + 1?", ("2",))),
+        ({"prompt_field": "question"}, ("3 + 3?", ("2",))),
+        ({"answer_field": "gold"}, ("1 + 1?", ("6",))),
+        ({"prompt_field": "question", "answer_field": "gold"}, ("3 + 3?", ("6",))),
+    ):
+        (example,) = load(path, **options).rows
+        assert (example.prompt, example.answer) == expected
+    with pytest.raises(ValueError, match="no field 'gone'"):
+        load(path, prompt_field="gone")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"reward_model": None},
+            "reward_model must be an object with a ground_truth, got NoneType",
+        ),
+        ({"reward_model": "2"}, "reward_model must be an object with a ground_truth, got str"),
+        ({"reward_model": []}, "reward_model must be an object with a ground_truth, got list"),
+        ({"reward_model": {}}, "no field 'ground_truth'"),
+        ({"reward_model": {"ground_truth": None}}, "ground_truth is empty"),
+        ({"prompt": None}, "prompt must be text or a list of messages"),
+        ({"prompt": {"role": "user"}}, "prompt must be text or a list of messages"),
+        ({"reward_model": ...}, "no field 'problem'"),
+    ],
+)
+def test_a_row_that_nearly_has_the_published_layout_is_told_what_it_lacks(write, changes, message):
+    with pytest.raises(ValueError, match=f"prompts.jsonl:1: {message}"):
+        load(write(nearly_published(**changes)))
+
+
+def test_a_row_with_an_empty_reward_model_beside_its_own_fields_is_read_by_these(write):
+    (example,) = load(write(row(reward_model=None, prompt=[USER]))).rows
+    assert example.answer == ("2",)
+
+
+def test_system_messages_that_raw_text_leaves_out_are_counted(write):
+    path = write(row([SYSTEM, USER]), row(), row([SYSTEM, USER]))
+    assert load(path).systems_dropped == 2
+    assert load(path, chat=True).systems_dropped == 0
+
+
+@pytest.mark.parametrize("column", ["problem", "answer", "data_source", "notes"])
+def test_text_in_parquet_that_is_no_utf_8_is_a_bad_row(tmp_path, column):
+    rows = {name: [b"1", b"2", b"3"] for name in ("problem", "answer", "data_source", "notes")}
+    rows[column][1] = b"\xff\xfe"
+    arrays = [pyarrow.array(values, pyarrow.binary()).view(pyarrow.string()) for values in
+              rows.values()]  # fmt: skip
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(arrays, names=list(rows)), path)
+    with pytest.raises(ValueError, match=f"rows.parquet:2: {column} is not UTF-8"):
+        load(path)
+    examples = load(path, skip_bad_rows=True)
+    assert [e.uid for e in examples.rows] == [0, 2] and examples.skipped_bad == 1

@@ -284,6 +284,82 @@ def test_of_several_templates_the_default_is_used(write):
         load_tokenizer(write(**chat_config(both[:1])))
 
 
+def test_of_templates_by_name_the_default_is_used(write):
+    assert (
+        load_tokenizer(write(**chat_config({"default": "yes", "rag": "no"}))).render(QUESTION)
+        == "yes"
+    )
+
+
+def test_a_mark_around_the_assistants_words_changes_nothing(write):
+    template = (
+        "{% for m in messages %}{% set word = m.content %}{% generation %}[{{ word }}]"
+        "{%- endgeneration %}{% endfor %}"
+    )
+    tokenizer = load_tokenizer(write(**chat_config(template)))
+    assert tokenizer.render([*QUESTION, *QUESTION]) == "[1 < 2?][1 < 2?]"
+
+
+def test_a_text_that_spells_out_its_bos_gets_no_second_one(write):
+    model = byte_level_bpe()
+    model.post_processor = template_processor("<|begin|> $A")
+    named = {"eos_token": "<|end|>", "bos_token": "<|begin|>"}
+    tokenizer = load_tokenizer(write(model, tokenizer_config_json=named))
+    assert tokenizer.encode_prompt("<|begin|>sum") == tokenizer.encode_prompt("sum")
+    twice = tokenizer.encode_prompt("<|begin|><|begin|>sum")  # as written
+    assert twice == [BEGIN, BEGIN, *tokenizer.encode("sum")]
+
+
+ENDS = "{% for m in messages %}{{ m.content }}<|turn|>{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("files", "chat", "told"),
+    [
+        ({}, True, []),
+        (chat_config(ENDS), False, []),
+        (chat_config(ENDS), True, ["the chat template has '<|turn|>' (3)"]),
+        (chat_config(ENDS) | {"generation_config_json": {"eos_token_id": [TURN, END]}}, True, []),
+        (chat_config("{{ messages[0].content }}"), True, []),
+        (chat_config("{{ 1 / 0 }}"), True, []),
+        (
+            {"generation_config_json": {"eos_token_id": TURN}}, False,
+            ["the named eos_token has '<|end|>' (0)"],
+        ),
+        (
+            {
+                "generation_config_json": {"eos_token_id": END},
+                "config_json": {"eos_token_id": [END, UNUSED]},
+            },
+            False,
+            ["config.json has '<|unused|>' (4)"],
+        ),
+        (
+            {"generation_config_json": {"eos_token_id": 0}, "config_json": {"eos_token_id": 9999}},
+            False, [],
+        ),
+    ],
+)  # fmt: skip
+def test_an_end_that_is_named_elsewhere_is_told_with_the_remedy(write, files, chat, told):
+    lines = load_tokenizer(write(**files)).remarks(chat)
+    assert len(lines) == len(told)
+    for line, part in zip(lines, told, strict=True):
+        assert part in line and "eos_token_id of generation_config.json" in line
+
+
+def test_the_largest_id_that_any_text_can_give_is_not_that_of_a_special_token(write):
+    model = byte_level_bpe()
+    plain = model.get_vocab_size() - 1
+    model.add_special_tokens(["<|late|>"])
+    assert load_tokenizer(write(model)).largest_plain_id() == plain
+    model.add_tokens(["later"])  # not special, but spelled out all the same
+    assert load_tokenizer(write(model)).largest_plain_id() == plain
+
+
+def test_the_largest_id_of_a_sentencepiece_model_is_that_of_a_piece(countdown_tokenizer):
+    assert countdown_tokenizer.largest_plain_id() == 108
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [
@@ -292,6 +368,11 @@ def test_of_several_templates_the_default_is_used(write):
         ("{{ messages.append(1) }}", "'append' of 'list' object is unsafe"),
         ("{{ nothing.content }}", "'nothing' is undefined"),
         ("{{ messages[0].content + 1 }}", "concatenate"),
+        ("{{ messages | length / (messages | length - 1) }}", "division by zero"),
+        ("{{ range(10 ** 6) | list }}", "Range too big"),
+        ("{{ [].pop() }}", "unsafe|empty"),
+        ("{% include 'other' %}", "loader"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
     ],
 )
 def test_a_template_that_refuses_or_misbehaves_is_a_clear_error(write, template, message):
@@ -318,6 +399,14 @@ def test_without_a_template_there_is_no_chat(write):
         ({"config_json": {"eos_token_id": "2"}}, "config.json: eos_token_id '2'"),
         ({"config_json": [1]}, "config.json: expected a JSON object"),
         (chat_config("{% for"), "tokenizer_config.json: broken chat template"),
+        (chat_config("{% generation %}"), "tokenizer_config.json: broken chat template"),
+        (chat_config(7), "chat_template is 7, expected a text"),
+        (chat_config({"rag": "no"}), "no 'default'"),
+        (chat_config([{"template": "no name"}]), "an entry of chat_template has no name"),
+        (chat_config(["text"]), "an entry of chat_template has no name"),
+        ({"tokenizer_config_json": {"eos_token": 7}}, "eos_token is 7, expected a text"),
+        ({"tokenizer_config_json": {"eos_token": ["<|end|>"]}}, "eos_token is"),
+        ({"tokenizer_config_json": {"eos_token": {"text": "x"}}}, "eos_token is"),
     ],
 )
 def test_a_directory_that_contradicts_itself_is_refused_with_the_reason(write, files, message):
@@ -329,6 +418,13 @@ def test_a_directory_is_refused_if_a_file_is_not_json(write):
     directory = write()
     (directory / "generation_config.json").write_text("{eos")
     with pytest.raises(ValueError, match=r"generation_config\.json: not JSON"):
+        load_tokenizer(directory)
+
+
+def test_what_git_lfs_leaves_in_place_of_a_tokenizer_is_named(write):
+    directory = write()
+    (directory / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=r"tokenizer\.json is a git-lfs pointer"):
         load_tokenizer(directory)
 
 

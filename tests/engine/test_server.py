@@ -25,10 +25,10 @@ from jetstream.core.proto import jetstream_pb2, jetstream_pb2_grpc
 from dars_jax.commands import serve
 from dars_jax.data import prompts
 from dars_jax.data.tokenizer import load_tokenizer
-from dars_jax.engine.jetstream_engine import JetStreamTokenizer, PolicyEngine
+from dars_jax.engine.jetstream_engine import JetStreamTokenizer, PolicyEngine, PolicyTokens
 from dars_jax.engine.programs import Programs
 from dars_jax.engine.server import Server
-from dars_jax.engine.session import Request, SamplingConfig, Session
+from dars_jax.engine.session import NonFiniteError, Request, SamplingConfig, Session
 from dars_jax.engine.state import DecodeConfig
 from dars_jax.engine.text import TextStream
 from dars_jax.policy import sharding
@@ -405,3 +405,18 @@ def test_the_arguments_of_both_jetstreams_are_taken(programs):
         engine.generate(params, state, sampler=max)
     with pytest.raises(TypeError, match="'speed'"):
         engine.prefill(params=params, padded_tokens=tokens, true_length=4, speed=1)
+
+
+def test_a_log_prob_that_is_not_finite_reaches_nobody():
+    logprob = np.array([[-0.5, -1.0], [-0.25, np.nan]], np.float32)
+
+    def tokens_with(valid):
+        columns = [np.ones((2, 2), np.int32), np.array(valid, np.int32), np.ones((2, 1), np.int32)]
+        data = np.concatenate([*columns, logprob.view(np.int32)], axis=1)
+        return PolicyTokens(data=data, tokens_idx=(0, 2), valid_idx=(2, 4), length_idx=(4, 5),
+                            samples_per_slot=1, logprob_idx=(5, 7))  # fmt: skip
+
+    kept = tokens_with([[1, 1], [1, 0]]).convert_to_numpy()
+    np.testing.assert_array_equal(kept.logprobs(0), logprob[0])
+    with pytest.raises(NonFiniteError, match="the prompt in slot 1 are not finite"):
+        tokens_with([[1, 1], [1, 1]]).convert_to_numpy()

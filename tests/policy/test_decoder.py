@@ -177,6 +177,9 @@ def test_an_idle_slot_writes_nothing_into_its_cache():
         ("qwen2.5-math-1.5b", 1_543_714_304),
         ("qwen2.5-math-7b", 7_615_616_512),
         ("llama-3.1-8b", 8_030_261_248),
+        ("llama-3.2-1b", 1_235_814_400),
+        ("qwen3-0.6b", 596_049_920),
+        ("olmo-2-1b", 1_484_916_736),
     ],
 )
 def test_published_policies_have_their_published_number_of_parameters(name, count):

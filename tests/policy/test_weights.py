@@ -29,7 +29,7 @@ from hf_directory import (
 )
 from safetensors.numpy import load_file
 
-from dars_jax.policy import decoder, hf_layout, weights
+from dars_jax.policy import decoder, hf_layout, sharding, weights
 
 
 def test_loaded_kernels_compute_what_the_stored_linears_do(tmp_path):
@@ -157,6 +157,23 @@ CONFIGS = {
         "rope_parameters": {"rope_type": "llama3", "rope_theta": 5000.0, **LLAMA3},
     },
     "llama, default rope": {"family": "llama", "rope_scaling": {"type": "default"}},
+    "both spellings: the old one counts, and none of the new": {
+        "family": "llama",
+        "rope_scaling": {"rope_type": "llama3", **LLAMA3},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 7.0},
+    },
+    "an empty old spelling": {
+        "rope_scaling": {},
+        "rope_theta": 7.0,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0},
+    },
+    "keys of other models that change nothing": {
+        "use_mrope": False,
+        "sliding_window": 8,
+        "num_experts": None,
+        "layer_types": ["full_attention"] * N,
+        "use_sliding_window": True,
+    },
 }
 
 
@@ -183,19 +200,45 @@ def test_config_says_the_same_in_every_spelling(tmp_path, changes):
     )
 
 
+@pytest.mark.parametrize(
+    ("family", "changes", "expected"),
+    [
+        ("qwen2", {"rms_norm_eps": ...}, {"norm_eps": 1e-6}),
+        ("olmo2", {"rms_norm_eps": ...}, {"norm_eps": 1e-5}),
+        ("qwen3", {"head_dim": ...}, {"head_dim": 128}),
+        ("olmo2", {"head_dim": ...}, {"head_dim": D // H}),
+        ("llama", {"num_key_value_heads": ...}, {"num_kv_heads": H}),
+        ("qwen2", {"num_key_value_heads": None}, {"num_kv_heads": H}),
+        ("qwen3", {"rope_theta": ...}, {"rope_theta": 10_000.0}),
+        ("llama", {"tie_word_embeddings": ...}, {"tied_head": False}),
+    ],
+)
+def test_what_a_config_leaves_out_is_what_its_family_means(tmp_path, family, changes, expected):
+    write(tmp_path / "m", config_json(family, **changes), {"x": np.zeros(1)})
+    config = weights.read_config(tmp_path / "m")
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
 def test_head_dim_is_derived_where_config_does_not_give_it(tmp_path):
     write(tmp_path / "m", config_json(head_dim=...), {"x": np.zeros(1)})
     assert weights.read_config(tmp_path / "m").head_dim == D // H
 
 
-def test_a_sliding_window_that_no_layer_uses_is_accepted(tmp_path):
-    document = config_json(use_sliding_window=True, sliding_window=8, max_window_layers=N)
-    write(tmp_path / "m", document, {"x": np.zeros(1)})
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sliding_window": 8, "max_window_layers": N},
+        {"sliding_window": 8},  # from layer 28 on
+        {"sliding_window": None, "max_window_layers": 0},
+    ],
+)
+def test_a_sliding_window_that_no_layer_uses_is_accepted(tmp_path, changes):
+    write(tmp_path / "m", config_json(use_sliding_window=True, **changes), {"x": np.zeros(1)})
     assert weights.read_config(tmp_path / "m").num_layers == N
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("family", ["qwen2", "llama"])
+@pytest.mark.parametrize("family", ["qwen2", "llama", "qwen3", "olmo2"])
 @pytest.mark.parametrize("max_shard_bytes", [2**30, 9000])
 def test_save_then_load_is_exact(tmp_path, family, tied, max_shard_bytes):
     source = write(
@@ -267,3 +310,22 @@ def test_a_family_without_such_biases_is_refused(tmp_path):
     params = decoder.init_params(config, jax.random.key(0))
     with pytest.raises(ValueError, match="cannot hold qkv_bias=True"):
         weights.save_params(tmp_path / "o", params, config, source=None, dtype=jnp.float32)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "olmo2"])
+def test_norms_of_queries_and_keys_lie_with_their_heads(family):
+    row = {"qwen3": ("head", False), "olmo2": ("projection", True)}[family]
+    config = decoder.ModelConfig(V, 1, D, H, K, d, F, family=family, qk_norm=row[0],
+                                 norm_after=row[1])  # fmt: skip
+    mesh = jax.sharding.AbstractMesh((1, 2, 2), sharding.MESH_AXES)
+    specs = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): placed.spec
+        for path, placed in jax.tree_util.tree_leaves_with_path(
+            sharding.param_shardings(config, mesh)
+        )
+    }
+    if family == "qwen3":
+        assert "tensor" not in specs["layers/q_head_norm/scale"]
+    else:
+        assert specs["layers/q_norm/scale"] == specs["layers/k_norm/scale"]
+        assert specs["layers/q_norm/scale"][1] == "tensor"

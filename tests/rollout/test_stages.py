@@ -12,7 +12,7 @@ from rollouts import CONFIG, COUNT, EOS, expected_counts, make_prompts
 
 from dars_jax.engine.jetstream_engine import PolicyEngine
 from dars_jax.engine.programs import Programs
-from dars_jax.engine.session import Request, SamplingConfig, Session
+from dars_jax.engine.session import NonFiniteError, Request, SamplingConfig, Session
 from dars_jax.engine.state import DecodeConfig
 from dars_jax.policy import sharding
 from dars_jax.rewards import FunctionGrader
@@ -305,3 +305,17 @@ def test_jetstream_prompts_beyond_the_limit_are_refused(engines):
         with pytest.raises(ValueError, match="10"):
             engine.prefill(params=engines.params, padded_tokens=np.zeros(11, np.int32),
                            true_length=length)  # fmt: skip
+
+
+@pytest.mark.parametrize(("step", "where"), [(3, "step 4"), (-1, "evaluation")])
+def test_log_probs_that_are_not_finite_end_the_collection_and_name_the_prompt(engines, step, where):
+    prompts = Prompts(
+        tokens=tuple(np.array([t, 12, 13], np.int32) for t in (20, 21, 22)),
+        uid=np.array([5, 6, 9]), answer=(("3",),) * 3, text=("one", "the bad\none", "three"),
+    )  # fmt: skip
+    params = dict(engines.params)
+    params["embedding"] = params["embedding"].at[21].set(jnp.nan)
+    broken = types.SimpleNamespace(roomy=engines.roomy, params=params)
+    told = f"^{where}: the policy's log-probs for the prompt of row 7, 'the bad one' are not finite"
+    with pytest.raises(NonFiniteError, match=told):
+        collect(broken, prompts, step=step)
