@@ -30,6 +30,7 @@ class Outcome:
     occupancy: float  # share of all slots of all steps that were busy
     dry: float  # share of the replicas' steps in which one had nothing to decode
     dry_rings: float  # likewise, in which a whole ring had not
+    spare_rings: float  # likewise, if answers always lay together on as few rings as hold them
     ratio: float  # decode_steps / ideal_steps
     bound_ratio: float  # decode_steps / the larger of ideal_steps and chain_steps
 
@@ -96,7 +97,7 @@ def simulate(
     requests = -(-num_prompts // replicas) * config.n_max
     scheduler = Scheduler(prompts, config, replicas, prefixes, requests)
     engines = [_Replica(slots) for _ in range(replicas)]
-    tokens = count = prefills = steps = busy = dry = dry_rings = 0
+    tokens = count = prefills = steps = busy = dry = dry_rings = spare = 0
     chain = np.zeros((num_prompts, config.num_stages), np.int64)
     fresh: list[tuple[int, int]] = []  # finished in the last dispatch: being graded in this one
     while True:
@@ -111,7 +112,10 @@ def simulate(
         outcomes = [engine.run(config.steps_per_dispatch) for engine in engines]
         worked = np.array([x[0] for x in outcomes])
         longest = int(worked.max())
-        steps, busy = steps + longest, busy + sum(x[1] for x in outcomes)
+        active = sum(x[1] for x in outcomes)
+        steps, busy = steps + longest, busy + active
+        needed = -(-active // max(slots * ring * longest, 1))  # rings, on average
+        spare += longest * (replicas - ring * needed)
         dry += int((longest - worked).sum())
         dry_rings += ring * int((longest - worked.reshape(-1, ring).max(1)).sum())
         counts = np.zeros((num_prompts, 2), np.int32)
@@ -128,6 +132,7 @@ def simulate(
         rollouts=count, tokens=tokens, prefills=prefills, decode_steps=steps,
         ideal_steps=round(ideal, 1), chain_steps=longest, occupancy=round(busy / every / slots, 3),
         dry=round(dry / every, 4), dry_rings=round(dry_rings / every, 4),
+        spare_rings=round(spare / every, 4),
         ratio=round(steps / ideal, 3), bound_ratio=round(steps / max(ideal, longest), 3),
     )  # fmt: skip
 

@@ -48,11 +48,12 @@ def test_many_small_replicas_come_close_to_one_large_one():
     assert 8 < split.prefills < 8 + split.decode_steps / 64
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_prompt_alone_takes_its_longest_chain_and_not_a_step_more(seed):
-    outcome = run(False, prompts=1, replicas=2, ring=2, seed=seed)
+@pytest.mark.parametrize(("seed", "ring", "rings"), [(0, 2, 0), (1, 2, 0), (2, 1, 0.5)])
+def test_a_prompt_alone_takes_its_longest_chain_and_not_a_step_more(seed, ring, rings):
+    outcome = run(False, prompts=1, replicas=2, ring=ring, seed=seed)
     assert outcome.decode_steps == outcome.chain_steps
-    assert (outcome.bound_ratio, outcome.dry, outcome.dry_rings) == (1, 0.5, 0)
+    assert (outcome.bound_ratio, outcome.dry) == (1, 0.5)  # the other replica has nothing to do
+    assert outcome.dry_rings == outcome.spare_rings == rings
 
 
 def test_a_chain_has_a_link_for_every_stage():
@@ -70,3 +71,8 @@ def test_no_schedule_is_done_before_the_bound(slots, barrier):
     outcome = run(barrier, prompts=64, slots=slots, replicas=2, prefixes=32, ring=2)
     assert outcome.bound_ratio >= 1 and outcome.ratio >= outcome.bound_ratio
     assert outcome.dry_rings == 0 <= outcome.dry <= 1 - outcome.occupancy
+
+
+def test_answers_moved_together_leave_more_rings_free():
+    outcome = run(False, prompts=48, slots=24, replicas=4, prefixes=12, ring=2)
+    assert 0 < outcome.dry_rings < outcome.dry < outcome.spare_rings < 1 - outcome.occupancy
