@@ -14,7 +14,8 @@ machine would do if nothing but the model's matrix products ran, measured in the
 --devices splits the CPU, one engine replica each.  `allocate` times every allocator, beside a
 Python loop and numpy.  `allocators` says what each does with one budget for prompts of given
 accuracies.  `simulate` runs the real scheduler over an engine that only counts: decode steps of a
-DARS-HW step over the ideal, tokens / slots.
+DARS-HW step over the ideal, tokens / slots, and over the bound that the longest chain of a prompt's
+answers sets as well; last, the step of the 7B policy on v5e:16x16.
 """
 
 import argparse
@@ -31,16 +32,19 @@ from dars_jax.rollout import simulation
 
 def bench_simulate(_: argparse.Namespace) -> None:
     """Decode steps over the ideal, streaming and with a barrier, for small and large steps."""
-    sizes = ((128, 512, 1), (3072, 2048, 1), (3072, 256, 8), (3072, 12288, 1), (3072, 192, 64))
-    for prompts, slots, replicas in sizes:
+    sizes = ((128, 512, 1, 900), (3072, 2048, 1, 900), (3072, 256, 8, 900), (3072, 12288, 1, 900),
+             (3072, 192, 64, 900), (3072, 192, 64, 1024))  # fmt: skip
+    for prompts, slots, replicas, mean in sizes:
         for barrier in (False, True):
             config = simulation.dars_hw(max_tokens=3072, steps_per_dispatch=128, barrier=barrier)
             outcome = simulation.simulate(
                 num_prompts=prompts, slots=slots, replicas=replicas, config=config,
-                prefixes=prompts // replicas,
+                prefixes=prompts // replicas, mean_tokens=mean, ring=min(16, replicas),
             )  # fmt: skip
-            line = {"what": "simulate", "prompts": prompts, "slots": slots, "replicas": replicas,
-                    "barrier": barrier, **dataclasses.asdict(outcome)}  # fmt: skip
+            line = {
+                "what": "simulate", "prompts": prompts, "slots": slots, "replicas": replicas,
+                "mean_tokens": mean, "barrier": barrier, **dataclasses.asdict(outcome),
+            }  # fmt: skip
             print(json.dumps(line), flush=True)
 
 

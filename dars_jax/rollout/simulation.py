@@ -3,7 +3,9 @@
     python -m dars_jax.bench simulate
 
 Answer lengths are lognormal, prompts have a true accuracy each; both are drawn per prompt, so that
-every policy of scheduling meets the same work.  The ideal is tokens / slots.
+every policy of scheduling meets the same work.  The ideal is tokens / slots.  No policy can be done
+before the ideal, nor before the longest chain of a prompt: its longest answer of every stage, one
+after the other.
 """
 
 import dataclasses
@@ -24,8 +26,13 @@ class Outcome:
     prefills: int  # calls, each of up to prefill_batch prompts on every replica
     decode_steps: int
     ideal_steps: float
-    occupancy: float  # of the slots there were, those given up in the tail not counted
+    chain_steps: int  # the longest chain's; the first token of an answer comes with the prefill
+    occupancy: float  # share of all slots of all steps that were busy
+    dry: float  # share of the replicas' steps in which one had nothing to decode
+    dry_rings: float  # likewise, in which a whole ring had not
+    spare_rings: float  # likewise, if answers always lay together on as few rings as hold them
     ratio: float  # decode_steps / ideal_steps
+    bound_ratio: float  # decode_steps / the larger of ideal_steps and chain_steps
 
 
 class _Replica:
@@ -66,12 +73,15 @@ def simulate(
     prefixes: int,
     prefill_batch: int = 4,
     mean_tokens: float = 900.0,
+    ring: int = 1,
     seed: int = 0,
 ) -> Outcome:
     """One step's rollouts.
 
     Args:
       slots: of every replica.
+      ring: neighbouring replicas whose chips gather weights from each other in an update
+        (mesh.fsdp); divides `replicas`.
       config: its steps_per_dispatch is also how long grades take to come back, twice at most.
       mean_tokens: of an answer, before the cap of config.sampling.max_tokens.
     """
@@ -87,7 +97,8 @@ def simulate(
     requests = -(-num_prompts // replicas) * config.n_max
     scheduler = Scheduler(prompts, config, replicas, prefixes, requests)
     engines = [_Replica(slots) for _ in range(replicas)]
-    tokens = count = prefills = steps = busy = capacity = 0
+    tokens = count = prefills = steps = busy = dry = dry_rings = spare = 0
+    chain = np.zeros((num_prompts, config.num_stages), np.int64)
     fresh: list[tuple[int, int]] = []  # finished in the last dispatch: being graded in this one
     while True:
         new = np.bincount(scheduler.home[scheduler.admit()])
@@ -95,11 +106,18 @@ def simulate(
         for request in scheduler.requests(seed, 0):
             p, sample = scheduler.locate(request.replica, request.row)
             _enqueue(engines, request, int(length[p, sample]))
+            stage = scheduler.stage[p]
+            chain[p, stage] = max(chain[p, stage], length[p, sample] - 1)
             tokens, count = tokens + int(length[p, sample]), count + 1
         outcomes = [engine.run(config.steps_per_dispatch) for engine in engines]
-        longest = max(x[0] for x in outcomes)
-        steps, busy = steps + longest, busy + sum(x[1] for x in outcomes)
-        capacity += longest * slots * replicas
+        worked = np.array([x[0] for x in outcomes])
+        longest = int(worked.max())
+        active = sum(x[1] for x in outcomes)
+        steps, busy = steps + longest, busy + active
+        needed = -(-active // max(slots * ring * longest, 1))  # rings, on average
+        spare += longest * (replicas - ring * needed)
+        dry += int((longest - worked).sum())
+        dry_rings += ring * int((longest - worked.reshape(-1, ring).max(1)).sum())
         counts = np.zeros((num_prompts, 2), np.int32)
         for p, sample in fresh:
             counts[p] += (1, correct[p, sample])
@@ -108,9 +126,15 @@ def simulate(
         scheduler.allocate()
         if scheduler.done and not fresh:
             break
-    ideal = tokens / (slots * replicas)
-    return Outcome(count, tokens, prefills, steps, round(ideal, 1), round(busy / capacity, 3),
-                   round(steps / ideal, 3))  # fmt: skip
+    ideal, longest = tokens / (slots * replicas), int(chain.sum(1).max())
+    every = steps * replicas
+    return Outcome(
+        rollouts=count, tokens=tokens, prefills=prefills, decode_steps=steps,
+        ideal_steps=round(ideal, 1), chain_steps=longest, occupancy=round(busy / every / slots, 3),
+        dry=round(dry / every, 4), dry_rings=round(dry_rings / every, 4),
+        spare_rings=round(spare / every, 4),
+        ratio=round(steps / ideal, 3), bound_ratio=round(steps / max(ideal, longest), 3),
+    )  # fmt: skip
 
 
 def _enqueue(engines: list[_Replica], request: Request, tokens: int) -> None:

@@ -46,3 +46,33 @@ def test_many_small_replicas_come_close_to_one_large_one():
     # 32 prompts each in calls of 4; what moves is prefilled again, about one call a dispatch
     assert whole.prefills == 1024 / 4
     assert 8 < split.prefills < 8 + split.decode_steps / 64
+
+
+@pytest.mark.parametrize(("seed", "ring", "rings"), [(0, 2, 0), (1, 2, 0), (2, 1, 0.5)])
+def test_a_prompt_alone_takes_its_longest_chain_and_not_a_step_more(seed, ring, rings):
+    outcome = run(False, prompts=1, replicas=2, ring=ring, seed=seed)
+    assert outcome.decode_steps == outcome.chain_steps
+    assert (outcome.bound_ratio, outcome.dry) == (1, 0.5)  # the other replica has nothing to do
+    assert outcome.dry_rings == outcome.spare_rings == rings
+
+
+def test_a_chain_has_a_link_for_every_stage():
+    config = dars_hw(max_tokens=50, steps_per_dispatch=64, barrier=False)
+    long = simulation.simulate(
+        num_prompts=32, slots=2048, replicas=1, config=config, prefixes=32, mean_tokens=5000
+    )  # every answer is cut at 50 tokens, the first of which comes with the prefill
+    assert long.chain_steps == 2 * 49 == long.decode_steps
+    assert long.ideal_steps < 98 and long.bound_ratio == 1
+
+
+@pytest.mark.parametrize("barrier", [False, True])
+@pytest.mark.parametrize("slots", [64, 512])
+def test_no_schedule_is_done_before_the_bound(slots, barrier):
+    outcome = run(barrier, prompts=64, slots=slots, replicas=2, prefixes=32, ring=2)
+    assert outcome.bound_ratio >= 1 and outcome.ratio >= outcome.bound_ratio
+    assert outcome.dry_rings == 0 <= outcome.dry <= 1 - outcome.occupancy
+
+
+def test_answers_moved_together_leave_more_rings_free():
+    outcome = run(False, prompts=48, slots=24, replicas=4, prefixes=12, ring=2)
+    assert 0 < outcome.dry_rings < outcome.dry < outcome.spare_rings < 1 - outcome.occupancy
