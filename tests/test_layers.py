@@ -21,7 +21,8 @@ HOUSE = {
     "rewards.equality": ["vocabulary", "unicode", "latex", "trees", "numerals", "expression",
                          "evaluator", "applications", "units", "qualifiers", "forms", "reading",
                          "finite_field", "exponentials", "identities", "same_value", "real_sets",
-                         "lists", "relations", "rules", "by_math_verify"],
+                         "lists", "relations", "rules", "generated_code",
+                         "by_math_verify", "authors_call"],
     "rewards": ["grader", "extract", "fast_path", "guard", "worker", "pool", "math_grader",
                 "functions", "function_worker",
                 "function_grader", "__init__", "__main__"],
@@ -46,7 +47,7 @@ HOUSE = {
 PRIVATE = {
     "policy": {"page_kernels", "hf_config", "hf_layout", "gguf"},
     "rewards.equality": set(HOUSE["rewards.equality"])
-    - {"rules", "by_math_verify", "evaluator", "trees", "forms"},
+    - {"rules", "by_math_verify", "authors_call", "evaluator", "trees", "forms"},
     "rewards": set(HOUSE["rewards"]) - {"__init__"},
     "engine": {"sampler", "decode"},
     "rollout": {"exchange"},
@@ -73,8 +74,12 @@ HOMES = {
     "tensorflow_datasets": {"data.sources", "tasks.countdown_tfds"},
     "sentencepiece": {"data.tokenizer", "tasks.countdown"},
     "safetensors": {"policy.weights", "policy.hf_layout"},
-    "sympy": {"rewards.equality.by_math_verify", "rewards.worker"},
-    "math_verify": {"rewards.equality.by_math_verify"},
+    "sympy": {
+        "rewards.equality.by_math_verify",
+        "rewards.equality.generated_code",
+        "rewards.worker",
+    },
+    "math_verify": {"rewards.equality.by_math_verify", "rewards.equality.authors_call"},
 }
 NEVER = {"tensorflow", "torch", "transformers"}
 MATHEMATICS = (

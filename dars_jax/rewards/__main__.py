@@ -18,7 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Scores the answers in FILE and prints verdicts and the mean reward.",
     )
     parser.add_argument("file", help='rows {"response": text, "gold": text or list of texts}')
-    parser.add_argument("--grader", default="math", help="math, module:function, FILE.py:function")
+    parser.add_argument(
+        "--grader",
+        default="math",
+        help="math, math_verify, module:function, FILE.py:function",
+    )
     parser.add_argument("--out", help="write {line, reward, verdict} rows to this file")
     arguments = parser.parse_args(argv)
     try:
