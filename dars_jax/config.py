@@ -41,9 +41,9 @@ def defaults() -> ConfigDict:
 
     c.reward = ConfigDict()
     # "math", "math_verify" (as the paper's authors call it), or a function:
-    # "package.module:function" or "./file.py:function".
+    # "package.module:function" or "./file.py:function"; or a sum, "math + 0.2 * ./file.py:check".
     c.reward.name = "dars_jax.tasks.countdown:check"
-    c.reward.num_workers = 2  # grading processes
+    c.reward.num_workers = 2  # grading processes, of each
     c.reward.cpu_limit_s = 1.0  # CPU-seconds of one answer, of the two of mathematics
     c.reward.timeout_s = 10.0  # CPU-seconds of one answer; this and what follows: functions only
     c.reward.memory_gib = 4.0  # of one grading process

@@ -25,7 +25,7 @@ HOUSE = {
                          "by_math_verify", "authors_call"],
     "rewards": ["grader", "extract", "fast_path", "guard", "worker", "pool", "math_grader",
                 "functions", "function_worker",
-                "function_grader", "__init__", "__main__"],
+                "function_grader", "sum_grader", "__init__", "__main__"],
     "engine": ["kv_cache", "state", "sampler", "decode", "programs", "session",
                "jetstream_engine", "server"],
     "rollout": ["exchange", "scheduler", "stages", "simulation"],

@@ -80,6 +80,7 @@ def score(
     where = np.zeros((count, 2), np.int64)
     reward, verdict = np.zeros(count), np.zeros(count, np.int8)
     length, truncated = np.zeros(count, np.int64), np.zeros(count, bool)
+    parts = np.zeros((count, len(grader.parts)))
     samples: dict[str, int] = {}
     progress, done = Progress("grading"), 0
     partial = output / "grades.jsonl.partial"
@@ -98,13 +99,15 @@ def score(
                 sample = samples.get(generation.id, 0)
                 samples[generation.id] = sample + 1
                 where[done], reward[done] = places[generation.id], grade.reward
-                verdict[done] = grade.verdict
+                verdict[done], parts[done] = grade.verdict, grade.parts
                 if has_lengths:
                     assert generation.length is not None
                     length[done], truncated[done] = generation.length, generation.truncated
                 done += 1
                 line = {"id": generation.id, "sample": sample, "reward": grade.reward,
                         "verdict": grade.verdict.name.lower()}  # fmt: skip
+                if grade.parts:
+                    line["rewards"] = dict(zip(grader.parts, grade.parts, strict=True))
                 file.write(json.dumps(line) + "\n")
             progress(done, count)
     progress.close()
@@ -116,7 +119,8 @@ def score(
             Answers(len(benchmark.ids), where[mine, 1], reward[mine],
                     verdict[mine] == Verdict.CORRECT,
                     length[mine] if has_lengths else None,
-                    truncated[mine] if has_lengths else None)
+                    truncated[mine] if has_lengths else None,
+                    dict(zip(grader.parts, parts[mine].T, strict=True)))
         )  # fmt: skip
     protocol = {"generations": path.name, "answers": count, "grader": grader_name}
     return report.summarize(f"Answers of {path.name}", protocol, benchmarks, answers, SEED)

@@ -55,6 +55,9 @@ def summarize(
             f"problems have {overall.num_samples} to {most} answers: Avg@n gives every problem the "
             f"same weight, Pass@k is given for k up to the fewest answers in a row"
         )
+    if overall.rewards:
+        means = ", ".join(f"{name} {mean:.3f}" for name, mean in overall.rewards.items())
+        remarks.append(f"mean of each reward over all problems: {means}; the first counts as right")
     return Evaluation(
         subject=subject,
         protocol=protocol,

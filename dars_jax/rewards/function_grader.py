@@ -38,6 +38,8 @@ class FunctionGrader:
     takes too much memory TOO_BIG; both are worth 0.
     """
 
+    parts: tuple[str, ...] = ()
+
     def __init__(
         self,
         function: Function | Callable[..., Any],
@@ -252,29 +254,18 @@ def _free_transfers() -> Any:
         yield
 
 
-def load_grader(
+def load_one(
     name: str,
     *,
-    num_workers: int = 2,
-    cpu_limit_s: float = 1.0,
-    timeout_s: float = 10.0,
-    memory_gib: float = 4.0,
-    correct_at: float = CORRECT_AT,
-    max_errors: int = 0,
-    in_process: bool = False,
+    num_workers: int,
+    cpu_limit_s: float,
+    timeout_s: float,
+    memory_gib: float,
+    correct_at: float,
+    max_errors: int,
+    in_process: bool,
 ) -> Grader:
-    """`math`, `math_verify`, or a function as `package.module:function` or `file.py:function`.
-
-    Args:
-      num_workers: processes, started when there is work.
-      cpu_limit_s: CPU-seconds of one answer, `math` and `math_verify`.
-      timeout_s, memory_gib: CPU-seconds of one answer and memory of a worker, of your own.
-      correct_at, max_errors: see FunctionGrader.
-      in_process: call a reward of your own here, without limits.
-
-    Raises:
-      ValueError: there is no such reward, or a setting out of range.
-    """
+    """One reward that is no sum; see sum_grader.load_grader."""
     if name in _MATHEMATICS:
         return _MATHEMATICS[name](num_workers, cpu_limit_s)
     for what, value in (("timeout_s", timeout_s), ("memory_gib", memory_gib)):

@@ -45,6 +45,7 @@ class MathGrader:
     start when the first answer needs one.  Methods may be called from any thread.
     """
 
+    parts: tuple[str, ...] = ()
     _JUDGE = "rules"  # of the worker
 
     def __init__(self, num_workers: int = 2, cpu_limit_s: float = 1.0) -> None:

@@ -132,7 +132,8 @@ class Trainer:
         packed, advantage, kept = assemble(parts, prompts, rollouts)
         assembled = time.perf_counter()
         console.phase(step, "update")
-        values = {"epoch": epoch, **metrics.rollout_metrics(rollouts, kept, advantage, verdicts)}
+        values = {"epoch": epoch, **metrics.rollout_metrics(
+            rollouts, kept, advantage, verdicts, self._grader.parts)}  # fmt: skip
         if kept.any():
             del session, params  # their memory is the update's now
             state, outcome = parts.update(
