@@ -32,7 +32,7 @@ HOUSE = {
     "learner": ["packing", "loss", "gradient", "update", "memory"],
     "records": ["progress", "metrics", "manifest", "checkpoint"],
     "setup": ["presets", "base_policy", "plan", "build", "saved_state"],
-    "evaluation": ["benchmarks", "scores", "answering", "report"],
+    "evaluation": ["benchmarks", "scores", "answering", "second", "report"],
     "study": ["arms", "runs", "resampling", "compare", "loudness", "claims", "page", "figures",
               "reproduction", "variants", "paper", "look"],
     "training": ["assemble", "stop", "loop"],
