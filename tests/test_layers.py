@@ -40,7 +40,7 @@ HOUSE = {
     "commands": ["cli", "startup", "train", "evaluate", "generations", "export", "serve",
                  "compile_tpu", "reproduce", "plot", "console"],
     "bench": ["work", "steps", "allocators", "__main__"],
-    "drills": ["soak", "crash", "grading", "rewrites"],
+    "drills": ["soak", "crash", "grading", "by_value", "rewrites"],
 }  # fmt: skip
 
 # What a room keeps to itself; everything else in it may be imported from above.

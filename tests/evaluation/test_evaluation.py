@@ -355,6 +355,10 @@ def test_the_run_writes_a_report_and_refuses_other_settings(small, tmp_path, cap
     assert evaluate.evaluate(config, tmp_path / "work", [file], output) == 0  # nothing left to do
     assert before == ((output / "report.json").read_bytes(),
                       (output / "pass_at_k.png").read_bytes())  # fmt: skip
+    also = "dars_jax.tasks.countdown:check"  # the same once more
+    assert evaluate.evaluate(config, tmp_path / "work", [file], output, None, also) == 0
+    assert json.loads((output / "report.json").read_text())["also"]["differences"] == 0
+    assert (output / "differences.jsonl").read_text() == ""
     changed = config.copy_and_resolve_references()
     changed.eval.temperature = 0.5
     with pytest.raises(SystemExit):
