@@ -40,7 +40,8 @@ HOUSE = {
     "commands": ["cli", "startup", "train", "evaluate", "generations", "export", "serve",
                  "compile_tpu", "reproduce", "plot", "console"],
     "bench": ["work", "steps", "allocators", "__main__"],
-    "drills": ["soak", "crash", "grading", "by_value", "rewrites"],
+    "drills": ["soak", "crash", "grading", "by_value", "rewrites",
+               "decisions"],
 }  # fmt: skip
 
 # What a room keeps to itself; everything else in it may be imported from above.
