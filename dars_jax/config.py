@@ -40,10 +40,11 @@ def defaults() -> ConfigDict:
     c.data.skip_bad_rows = False  # a broken row is an error unless this is set
 
     c.reward = ConfigDict()
-    # "math", or a function: "package.module:function" or "./file.py:function".
+    # "math", "math_verify" (as the paper's authors call it), or a function:
+    # "package.module:function" or "./file.py:function"; or a sum, "math + 0.2 * ./file.py:check".
     c.reward.name = "dars_jax.tasks.countdown:check"
-    c.reward.num_workers = 2  # grading processes
-    c.reward.cpu_limit_s = 1.0  # CPU-seconds of one answer, "math" only
+    c.reward.num_workers = 2  # grading processes, of each
+    c.reward.cpu_limit_s = 1.0  # CPU-seconds of one answer, of the two of mathematics
     c.reward.timeout_s = 10.0  # CPU-seconds of one answer; this and what follows: functions only
     c.reward.memory_gib = 4.0  # of one grading process
     c.reward.correct_at = 0.5  # a reward from here on counts as right, for allocation and Pass@k

@@ -7,10 +7,9 @@ correction weights tokens by it, and `gap` says how far it is from 1.
 Letters: b rows, T tokens.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from dars_jax.objective import clipped_surrogate
@@ -18,8 +17,8 @@ from dars_jax.objective import clipped_surrogate
 SURROGATES = ("clip", "gspo", "cispo")
 CORRECTIONS = ("none", "truncate", "token_mask", "sequence_mask")
 # Published caps of the ratio, taken where none is set.
-CAPS = {"none": math.inf, "truncate": 2.0, "token_mask": 5.0, "sequence_mask": 3.0}
-FAR = math.log(2)  # nats; a token beyond it has half or twice the probability
+CAPS = {"none": float("inf"), "truncate": 2.0, "token_mask": 5.0, "sequence_mask": 3.0}
+FAR = float(np.log(2))  # nats; a token beyond it has half or twice the probability
 
 
 def surrogate(

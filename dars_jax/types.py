@@ -42,6 +42,11 @@ class Rollouts:
     truncated: np.ndarray  # bool[N], stopped by the length limit
     reward: np.ndarray  # float32[N]
     verdict: np.ndarray  # int8[N], a rewards.Verdict
+    parts: np.ndarray = None  # type: ignore[assignment]  # float32[N,R], what reward is a sum of
+
+    def __post_init__(self) -> None:
+        if self.parts is None:  # one reward, of no parts: R = 0
+            object.__setattr__(self, "parts", np.zeros((len(self.prompt), 0), np.float32))
 
     def __len__(self) -> int:
         return len(self.prompt)

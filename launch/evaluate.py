@@ -2,7 +2,7 @@
 
     python launch/evaluate.py --config configs/dars_b.py --workdir runs/dars_b
     python launch/evaluate.py --config FILE --workdir DIR --benchmarks DIR --num_samples 128
-    python launch/evaluate.py --generations answers.jsonl --benchmarks DIR
+    python launch/evaluate.py --generations answers.jsonl --benchmarks DIR --also math_verify
 
 The first two evaluate the newest checkpoint in the working directory, or the initial policy if
 there is none; the same command continues an evaluation that was stopped.  The third needs neither
@@ -34,6 +34,10 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "directory of the results (default: below WORKDIR/eval, or beside the "
     "generations file)",
 )  # fmt: skip
+_ALSO = flags.DEFINE_string(
+    "also", None, "a second reward, such as math_verify: its scores of the same answers are shown "
+    "beside, with the answers on which both differ",
+)  # fmt: skip
 cli.define_processes()
 
 
@@ -48,8 +52,9 @@ def main() -> int:
         from dars_jax.commands import generations
 
         return generations.evaluate(
-            Path(_GENERATIONS.value), _BENCHMARKS.value, output, cli.config_if_given()
-        )
+            Path(_GENERATIONS.value), _BENCHMARKS.value, output, cli.config_if_given(),
+            _ALSO.value,
+        )  # fmt: skip
     processes = cli.processes()
     from dars_jax.evaluation import benchmarks
 
@@ -61,7 +66,7 @@ def main() -> int:
     with cli.quiet_native_code():  # heavy: only now that the command line is known to be right
         from dars_jax.commands import evaluate
 
-    return evaluate.evaluate(config, workdir, files, output, processes)
+    return evaluate.evaluate(config, workdir, files, output, processes, _ALSO.value)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,11 @@ HOUSE = {
     "rewards.equality": ["vocabulary", "unicode", "latex", "trees", "numerals", "expression",
                          "evaluator", "applications", "units", "qualifiers", "forms", "reading",
                          "finite_field", "exponentials", "identities", "same_value", "real_sets",
-                         "lists", "relations", "rules", "by_math_verify"],
+                         "lists", "relations", "rules", "generated_code",
+                         "by_math_verify", "authors_call"],
     "rewards": ["grader", "extract", "fast_path", "guard", "worker", "pool", "math_grader",
                 "functions", "function_worker",
-                "function_grader", "__init__", "__main__"],
+                "function_grader", "sum_grader", "__init__", "__main__"],
     "engine": ["kv_cache", "state", "sampler", "decode", "programs", "session",
                "jetstream_engine", "text", "driver", "server", "openai_requests",
                "openai_replies", "openai_server"],
@@ -32,7 +33,7 @@ HOUSE = {
     "learner": ["packing", "loss", "gradient", "update", "memory"],
     "records": ["progress", "tracker", "metrics", "manifest", "checkpoint"],
     "setup": ["presets", "arms", "base_policy", "plan", "build", "saved_state"],
-    "evaluation": ["benchmarks", "scores", "answering", "report"],
+    "evaluation": ["benchmarks", "scores", "answering", "second", "report"],
     "study": ["arms", "runs", "resampling", "compare", "loudness", "claims", "page", "figures",
               "allocation", "reproduction", "variants", "paper", "look"],
     "training": ["assemble", "stop", "loop"],
@@ -40,7 +41,7 @@ HOUSE = {
     "commands": ["console", "cli", "startup", "train", "evaluate", "generations", "export", "serve",
                  "compile_tpu", "reproduce", "plot", "notebook"],
     "bench": ["work", "steps", "allocators", "__main__"],
-    "drills": ["soak", "crash", "grading", "rewrites", "tpu_programs"],
+    "drills": ["soak", "crash", "grading", "by_value", "rewrites", "decisions", "tpu_programs"],
 }  # fmt: skip
 
 # What a room keeps to itself; everything else in it may be imported from above.
@@ -48,7 +49,7 @@ PRIVATE = {
     "data": {"chat_template"},
     "policy": {"page_kernels", "families", "hf_fields", "hf_config", "hf_layout", "gguf"},
     "rewards.equality": set(HOUSE["rewards.equality"])
-    - {"rules", "by_math_verify", "evaluator", "trees", "forms"},
+    - {"rules", "by_math_verify", "authors_call", "evaluator", "trees", "forms"},
     "rewards": set(HOUSE["rewards"]) - {"__init__"},
     "engine": {"sampler", "decode", "text", "driver", "openai_requests", "openai_replies"},
     "rollout": {"exchange"},
@@ -81,8 +82,12 @@ HOMES = {
     "tensorflow_datasets": {"data.sources", "tasks.countdown_tfds"},
     "sentencepiece": {"data.tokenizer", "tasks.countdown"},
     "safetensors": {"policy.weights", "policy.hf_layout"},
-    "sympy": {"rewards.equality.by_math_verify", "rewards.worker"},
-    "math_verify": {"rewards.equality.by_math_verify"},
+    "sympy": {
+        "rewards.equality.by_math_verify",
+        "rewards.equality.generated_code",
+        "rewards.worker",
+    },
+    "math_verify": {"rewards.equality.by_math_verify", "rewards.equality.authors_call"},
 }
 NEVER = {"tensorflow", "torch", "transformers"}
 MATHEMATICS = (

@@ -1,16 +1,17 @@
 """Evaluation as a command: the policy of a working directory on benchmarks or held-out prompts."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from dars_jax import distributed
 from dars_jax.commands import cli, startup
 from dars_jax.config import FREE_KEYS, ConfigDict, as_of_today, cache_dir, flatten
-from dars_jax.evaluation import answering, benchmarks, report
+from dars_jax.evaluation import answering, benchmarks, report, second
 from dars_jax.evaluation.benchmarks import Benchmark
 from dars_jax.records.progress import Progress
+from dars_jax.rewards import Verdict, load_grader
 from dars_jax.setup import build, saved_state
 
 
@@ -20,6 +21,7 @@ def evaluate(
     files: list[Path],
     output: Path | None,
     processes: distributed.Address | None = None,
+    also: str | None = None,
 ) -> int:
     """Evaluates the newest checkpoint, or the initial policy, and prints the table.
 
@@ -29,15 +31,18 @@ def evaluate(
     Args:
       files: benchmarks; none means the test prompts of the configuration.
       output: directory; None is WORKDIR/eval/step_NNNNNN_nN.
+      also: a second reward, whose verdicts on the same answers are shown beside.
 
     Returns:
       The exit code.
     """
     with startup.together(processes, workdir):
-        return _evaluate(config, workdir, files, output)
+        return _evaluate(config, workdir, files, output, also)
 
 
-def _evaluate(config: ConfigDict, workdir: Path, files: list[Path], output: Path | None) -> int:
+def _evaluate(
+    config: ConfigDict, workdir: Path, files: list[Path], output: Path | None, also: str | None
+) -> int:
     parts, console = startup.prepare(_asking(config, files) if files else config)
     c = parts.plan.config
     with cli.one_line_errors():
@@ -49,6 +54,7 @@ def _evaluate(config: ConfigDict, workdir: Path, files: list[Path], output: Path
             parts.plan, workdir, config, step, parts.optimizer, parts.shardings
         ).params  # fmt: skip
         grader = build.make_grader(parts.plan)
+        other = load_grader(**(dict(c.reward) | {"name": also})) if also else None
     answers = []
     with grader, startup.answer_errors():
         params = parts.engine.load_params(params)
@@ -64,6 +70,11 @@ def _evaluate(config: ConfigDict, workdir: Path, files: list[Path], output: Path
             progress.close()
     if not distributed.is_first():
         return 0
+    verdicts = None
+    if also and other:
+        with other, cli.reward_errors():
+            rows = _graded(output / "answers", asked)
+            verdicts = second.judge(rows, asked, other, (c.reward.name, also), c.seed)
     name = Path(c.policy.path).name if c.policy.path else "the embedded policy"
     protocol = {
         "answers per problem": c.eval.num_samples, "temperature": c.eval.temperature,
@@ -76,11 +87,25 @@ def _evaluate(config: ConfigDict, workdir: Path, files: list[Path], output: Path
         asked,
         answers,
         c.seed,
+        verdicts,
     )
     report.write(output, evaluation)
     print(report.to_markdown(evaluation))
     console.log(f"files: {output}/report.json, report.md, pass_at_k.png, answers/")
     return 0
+
+
+def _graded(directory: Path, asked: list[Benchmark]) -> Iterator[second.Graded]:
+    """The answers that were written, by benchmark."""
+    for number, benchmark in enumerate(asked):
+        rows = {row.uid: i for i, row in enumerate(benchmark.examples.rows)}
+        with (directory / f"{benchmark.name}.jsonl").open() as file:
+            for text in file:
+                line = json.loads(text)
+                yield second.Graded(
+                    number, rows[line["uid"]], line["sample"], line["response"],
+                    Verdict[line["verdict"].upper()], not line["truncated"],
+                )  # fmt: skip
 
 
 def _asking(config: ConfigDict, files: list[Path]) -> ConfigDict:

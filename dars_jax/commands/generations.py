@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from dars_jax.commands import cli
 from dars_jax.data import sources
 from dars_jax.evaluation import benchmarks as benchmarks_lib
-from dars_jax.evaluation import report
+from dars_jax.evaluation import report, second
 from dars_jax.evaluation.benchmarks import Benchmark
 from dars_jax.evaluation.report import Evaluation
 from dars_jax.evaluation.scores import Answers
@@ -43,7 +43,11 @@ class Generation:
 
 
 def evaluate(
-    generations: Path, benchmark_argument: str, output: Path | None, config: ConfigDict | None
+    generations: Path,
+    benchmark_argument: str,
+    output: Path | None,
+    config: ConfigDict | None,
+    also: str | None = None,
 ) -> int:
     """The command: reads, grades, writes, prints the table, returns the exit code.
 
@@ -51,14 +55,21 @@ def evaluate(
       benchmark_argument: see benchmarks.find.
       output: directory; None is one beside the generations.
       config: for its `reward`; None grades mathematics.
+      also: a second reward, whose verdicts are shown beside.
     """
     with cli.one_line_errors():
         files = benchmarks_lib.find(benchmark_argument)
         benchmarks = [benchmarks_lib.load(file) for file in files]
         output = output or generations.with_name(generations.stem + "_evaluation")
         grader, name = _grader(config)
+        other = _grader(config, also)[0] if also else None
         with grader, cli.reward_errors():
             evaluation = score(generations, benchmarks, grader, name, output)
+        if also and other:
+            with other, cli.reward_errors():
+                rows = _graded(generations, benchmarks, output / "grades.jsonl")
+                verdicts = second.judge(rows, benchmarks, other, (name, also), SEED)
+            evaluation = dataclasses.replace(evaluation, second=verdicts)
     report.write(output, evaluation)
     print(report.to_markdown(evaluation))
     print(f"files: {output}/report.json, report.md, pass_at_k.png, grades.jsonl", file=sys.stderr)
@@ -80,6 +91,7 @@ def score(
     where = np.zeros((count, 2), np.int64)
     reward, verdict = np.zeros(count), np.zeros(count, np.int8)
     length, truncated = np.zeros(count, np.int64), np.zeros(count, bool)
+    parts = np.zeros((count, len(grader.parts)))
     samples: dict[str, int] = {}
     progress, done = Progress("grading"), 0
     partial = output / "grades.jsonl.partial"
@@ -98,13 +110,15 @@ def score(
                 sample = samples.get(generation.id, 0)
                 samples[generation.id] = sample + 1
                 where[done], reward[done] = places[generation.id], grade.reward
-                verdict[done] = grade.verdict
+                verdict[done], parts[done] = grade.verdict, grade.parts
                 if has_lengths:
                     assert generation.length is not None
                     length[done], truncated[done] = generation.length, generation.truncated
                 done += 1
                 line = {"id": generation.id, "sample": sample, "reward": grade.reward,
                         "verdict": grade.verdict.name.lower()}  # fmt: skip
+                if grade.parts:
+                    line["rewards"] = dict(zip(grader.parts, grade.parts, strict=True))
                 file.write(json.dumps(line) + "\n")
             progress(done, count)
     progress.close()
@@ -116,16 +130,31 @@ def score(
             Answers(len(benchmark.ids), where[mine, 1], reward[mine],
                     verdict[mine] == Verdict.CORRECT,
                     length[mine] if has_lengths else None,
-                    truncated[mine] if has_lengths else None)
+                    truncated[mine] if has_lengths else None,
+                    dict(zip(grader.parts, parts[mine].T, strict=True)))
         )  # fmt: skip
     protocol = {"generations": path.name, "answers": count, "grader": grader_name}
-    return report.summarize(f"Answers of {path.name}", protocol, benchmarks, answers, SEED)
+    subject = f"Answers of {path.name}"
+    return report.summarize(subject, protocol, benchmarks, answers, SEED)
 
 
-def _grader(config: ConfigDict | None) -> tuple[Grader, str]:
+def _grader(config: ConfigDict | None, name: str | None = None) -> tuple[Grader, str]:
     if config is None:
-        return load_grader("math", num_workers=os.cpu_count() or 1), "math"
-    return load_grader(**config.reward), config.reward.name
+        name = name or "math"
+        return load_grader(name, num_workers=os.cpu_count() or 1), name
+    name = name or config.reward.name
+    return load_grader(**(dict(config.reward) | {"name": name})), name
+
+
+def _graded(path: Path, benchmarks: Sequence[Benchmark], grades: Path) -> Iterator[second.Graded]:
+    """The generations again, with the verdicts that `score` wrote."""
+    places = _places(benchmarks)
+    with grades.open() as file:
+        for (_, g), text in zip(_read(path), file, strict=True):
+            line = json.loads(text)
+            verdict = Verdict[line["verdict"].upper()]
+            finished = None if g.truncated is None else not g.truncated
+            yield second.Graded(*places[g.id], line["sample"], g.response, verdict, finished)
 
 
 def _places(benchmarks: Sequence[Benchmark]) -> dict[str, Place]:

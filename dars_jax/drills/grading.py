@@ -5,6 +5,7 @@ kill     100,000 responses while a worker is killed by SIGKILL every second, aga
 load     harmless answers beside 20 busy processes: none may time out
 workers  1, 2 and 8 workers, shuffled, from a thread: the same verdicts
 hostile  code, bombs and odd encodings: none graded correct; the slowest in CPU-seconds
+authors  the same for `math_verify`, with and without a box: nothing executed
 """
 
 import argparse
@@ -19,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from dars_jax.rewards import Grade, MathGrader, Verdict
+from dars_jax.rewards import Grade, MathGrader, MathVerifyGrader, Verdict
 
 Rows = list[tuple[str, str]]  # response, gold
 
@@ -207,6 +208,23 @@ def hostile() -> dict:
     }
 
 
+def authors() -> dict:
+    """math-verify reads plain text too, and evaluates what looks like arithmetic."""
+    mark = f"/tmp/dars-drill-{os.getpid()}"
+    answers = [payload.replace("{mark}", mark).replace("{{", "{") for payload in _PAYLOADS]
+    shapes = (r"\boxed{%s}", "The answer is %s", "$%s$", "(%s)")
+    rows = [(shape % answer, "987654") for answer in answers for shape in shapes]
+    rows += [(rf"\boxed{{{bomb.format(k=3)}}}", "987654") for bomb in _BOMBS]
+    with MathVerifyGrader() as grader:
+        seconds, _ = _timed(grader, rows)
+        return {
+            "responses": len(rows),
+            "executed": os.path.exists(mark),
+            "seconds": seconds,
+            **grader.counters(),
+        }
+
+
 def _timed(grader: MathGrader, rows: Rows) -> tuple[float, list[Grade]]:
     start = time.monotonic()
     grades = grader.grade([row[0] for row in rows], [row[1] for row in rows])
@@ -214,7 +232,7 @@ def _timed(grader: MathGrader, rows: Rows) -> tuple[float, list[Grade]]:
 
 
 _DRILLS: dict[str, Callable[[], dict]] = {
-    drill.__name__: drill for drill in (hang, kill, load, workers, hostile)
+    drill.__name__: drill for drill in (hang, kill, load, workers, hostile, authors)
 }
 
 

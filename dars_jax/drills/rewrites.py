@@ -4,7 +4,8 @@ r"""Judges the grader: rewrites of right answers must count, mutants of them mus
 
 Files have rows with "answer" (a benchmark) or "gold"; without a file the golds below are used.  One
 JSON line for every rewrite that is refused and every mutant that is accepted, then the counts.  An
-accepted mutant may be right by chance, `2 + 2` for `2 \cdot 2`: each is to be looked at.
+accepted mutant may be right by chance, `2 + 2` for `2 \cdot 2`: by_value.py computes each once
+more, without the grader's code.  "equal" true is shown, false refuted, null to be looked at.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
+from dars_jax.drills import by_value
 from dars_jax.rewards import MathGrader
 
 GOLDS = tuple(
@@ -316,7 +318,11 @@ def _golds(paths: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints what was judged otherwise, and the counts; 1 if a rewrite was refused."""
+    """Prints what was judged otherwise, and the counts.
+
+    Returns:
+      1 if a rewrite was refused, or a mutant accepted that is another value.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m dars_jax.drills.rewrites",
         description=__doc__,
@@ -336,14 +342,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     for row in refused:
         print(json.dumps({"refused": row}))
     for row in accepted:
+        row["equal"] = by_value.equal(row["gold"], row["answer"])
         print(json.dumps({"accepted": row}))
+    shown = collections.Counter(row["equal"] for row in accepted)
     kinds = collections.Counter(row["change"] for row in refused + accepted)
     counts = {
         "golds": len(golds), "rewrites": len(rewrites), "refused": len(refused),
-        "mutants": len(mutants), "accepted": len(accepted), "by change": dict(kinds),
+        "mutants": len(mutants), "accepted": len(accepted), "shown equal": shown[True],
+        "refuted": shown[False], "to be looked at": shown[None], "by change": dict(kinds),
     }  # fmt: skip
     print(json.dumps(counts))
-    return 1 if refused else 0
+    return 1 if refused or shown[False] else 0
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ def evaluate(
     with partial.open("w") as file:
         for first, rollouts in _sample(parts, params, grader, parts.test, 0, chunk,
                                        EVALUATION_STEP, progress):  # fmt: skip
-            _write(file, parts, rows[first:], None, rollouts)
-            pieces.append(_answers(rollouts))
+            _write(file, parts, rows[first:], None, rollouts, grader.parts)
+            pieces.append(_answers(rollouts, grader.parts))
     if output is not None:
         partial.replace(output)
     return scores.report(scores.join(pieces), parts.plan.config.seed)
@@ -86,7 +86,7 @@ def answer(
 
     Args:
       output: JSON lines {id, uid, problem, answer, sample, response, reward, verdict, length
-        (tokens), truncated}, by problem, then by sample.
+        (tokens), truncated}, of a sum also rewards {name: reward}, by problem, then by sample.
       noise: in place of the step in the random keys; negative, as training counts from 0.
     """
     plan, examples, n = parts.plan, benchmark.examples, parts.plan.evaluation.n_max
@@ -104,7 +104,8 @@ def answer(
             for first, rollouts in _sample(
                 parts, params, grader, examples, done, chunk, noise, progress
             ):
-                _write(file, parts, examples.rows[first:], benchmark.ids[first:], rollouts)
+                _write(file, parts, examples.rows[first:], benchmark.ids[first:], rollouts,
+                       grader.parts)  # fmt: skip
         if writes:
             partial.replace(output)
         distributed.barrier()
@@ -151,7 +152,7 @@ def _sample(
         yield start, rollouts
 
 
-def _answers(everything: Rollouts) -> Answers:
+def _answers(everything: Rollouts, names: tuple[str, ...]) -> Answers:
     r = stages.judged(everything)
     problems = int(everything.prompt.max()) + 1
     _need_all(r.prompt, problems)
@@ -162,6 +163,7 @@ def _answers(everything: Rollouts) -> Answers:
         correct=r.verdict == Verdict.CORRECT,
         length=r.length.astype(np.int64),
         truncated=r.truncated,
+        parts=dict(zip(names, r.parts.astype(np.float64).T, strict=True)),
     )
 
 
@@ -181,6 +183,7 @@ def _write(
     rows: tuple[prompts.Example, ...],
     ids: tuple[str, ...] | None,
     r: Rollouts,
+    names: tuple[str, ...],
 ) -> None:
     """Appends the answers to the first of `rows`; on disk before this returns."""
     if not distributed.is_first():
@@ -195,6 +198,7 @@ def _write(
             "sample": int(r.sample[i]),
             "response": parts.tokenizer.decode(r.tokens[i, : r.length[i]]),
             "reward": float(r.reward[i]),
+            **({"rewards": dict(zip(names, r.parts[i].tolist(), strict=True))} if names else {}),
             "verdict": Verdict(r.verdict[i]).name.lower(),
             "length": int(r.length[i]),
             "truncated": bool(r.truncated[i]),
@@ -216,6 +220,7 @@ def read(path: Path, problems: int, n: int | None = None) -> Answers:
       GradingError: all answers to a problem are without a reward.
     """
     reward, verdict, length, truncated = [], [], [], []
+    parts: dict[str, list[float]] = {}
     with path.open() as file:
         for text in file:
             line = json.loads(text)
@@ -223,6 +228,8 @@ def read(path: Path, problems: int, n: int | None = None) -> Answers:
             verdict.append(Verdict[line["verdict"].upper()])
             length.append(line["length"])
             truncated.append(line["truncated"])
+            for name, value in line.get("rewards", {}).items():
+                parts.setdefault(name, []).append(value)
     if n is None:
         n = len(reward) // problems
     if len(reward) != problems * n:
@@ -237,4 +244,5 @@ def read(path: Path, problems: int, n: int | None = None) -> Answers:
         correct=(np.array(verdict) == Verdict.CORRECT)[inside],
         length=np.array(length, np.int64)[inside],
         truncated=np.array(truncated, bool)[inside],
+        parts={name: np.array(values)[inside] for name, values in parts.items()},
     )

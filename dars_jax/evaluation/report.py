@@ -1,4 +1,7 @@
-"""An evaluation as files: report.json, report.md beside the paper's rows, pass_at_k.png."""
+"""An evaluation as files: report.json, report.md beside the paper's rows, pass_at_k.png.
+
+With a second grader also differences.jsonl.
+"""
 
 import dataclasses
 import json
@@ -10,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from dars_jax.evaluation import scores
+from dars_jax.evaluation import second as second_lib
 from dars_jax.evaluation.benchmarks import PAPER_ROWS, PUBLISHED, Benchmark
 from dars_jax.evaluation.scores import Answers, Report
+from dars_jax.evaluation.second import Second
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Evaluation:
     overall: Report  # micro average over the problems of all benchmarks
     most_samples: int  # answers of the problem that has most
     remarks: tuple[str, ...]
+    second: Second | None  # the same answers by another
 
     @property
     def is_papers(self) -> bool:
@@ -38,12 +44,14 @@ def summarize(
     benchmarks: Sequence[Benchmark],
     answers: Sequence[Answers],
     seed: int,
+    second: Second | None = None,
 ) -> Evaluation:
     """Figures of each benchmark and of all together.
 
     Args:
       answers: as many, in the same order.
       seed: of the bootstrap.
+      second: what another grader says about the same answers.
     """
     reports = {b.name: scores.report(a, seed) for b, a in zip(benchmarks, answers, strict=True)}
     whole = scores.join(answers)
@@ -55,6 +63,9 @@ def summarize(
             f"problems have {overall.num_samples} to {most} answers: Avg@n gives every problem the "
             f"same weight, Pass@k is given for k up to the fewest answers in a row"
         )
+    if overall.rewards:
+        means = ", ".join(f"{name} {mean:.3f}" for name, mean in overall.rewards.items())
+        remarks.append(f"mean of each reward over all problems: {means}; the first counts as right")
     return Evaluation(
         subject=subject,
         protocol=protocol,
@@ -63,14 +74,17 @@ def summarize(
         overall=overall,
         most_samples=most,
         remarks=tuple(remarks),
+        second=second,
     )
 
 
 def write(directory: Path, evaluation: Evaluation) -> None:
-    """Writes the three files; each appears under its name only when whole."""
+    """Writes the files; each appears under its name only when whole."""
     directory.mkdir(parents=True, exist_ok=True)
     _replace(directory / "report.json", json.dumps(to_json(evaluation), indent=2) + "\n")
     _replace(directory / "report.md", to_markdown(evaluation))
+    if evaluation.second:
+        second_lib.write(directory / "differences.jsonl", evaluation.second)
     reports = {evaluation.titles[name]: r for name, r in evaluation.benchmarks.items()}
     if len(reports) > 1:
         reports["all problems"] = evaluation.overall
@@ -96,6 +110,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         ]
         if evaluation.is_papers
         else [],
+        "also": second_lib.to_json(evaluation.second) if evaluation.second else None,
     }
 
 
@@ -138,6 +153,10 @@ def to_markdown(evaluation: Evaluation) -> str:
             for _, r in rows
         )
         lines += _row(str(k), *cells)
+    if evaluation.second:
+        lines += second_lib.to_markdown(
+            evaluation.second, evaluation.titles, evaluation.benchmarks, overall
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -4,7 +4,7 @@ Pure functions of numpy arrays.  N answers to P problems, whose numbers of answe
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ class Answers:
     correct: np.ndarray  # bool[N], what Pass@k counts
     length: np.ndarray | None  # int64[N], tokens; None where nobody counted
     truncated: np.ndarray | None  # bool[N], stopped by the length limit; None likewise
+    parts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    """float64[N] each: the rewards that a sum adds up, by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Report:
     pass_interval: dict[int, tuple[float, float]]  # 95 % bootstrap intervals over problems
     response_length: float | None  # mean tokens of an answer
     truncated_share: float | None
+    rewards: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Of a sum: the mean over problems of the mean of each reward, by name."""
 
     def summary(self) -> str:
         """One line."""
@@ -98,17 +102,18 @@ def report(answers: Answers, seed: int) -> Report:
     sampled = np.bincount(answers.problem, minlength=problems)
     if not problems or not sampled.all():
         raise ValueError(f"{int(np.sum(sampled == 0))} of {problems} problems have no answer")
-    mean = np.bincount(answers.problem, answers.reward, minlength=problems) / sampled
+    mean_of = lambda x: np.bincount(answers.problem, x, minlength=problems) / sampled  # noqa: E731
     fewest = int(sampled.min())
     values = {k: pass_values(answers, k) for k in powers_up_to(fewest)}
     return Report(
         num_problems=problems,
         num_samples=fewest,
-        avg=float(mean.mean()),
+        avg=float(mean_of(answers.reward).mean()),
         pass_at={k: float(v.mean()) for k, v in values.items()},
         pass_interval={k: passk.bootstrap_interval(v, seed=seed) for k, v in values.items()},
         response_length=None if answers.length is None else float(answers.length.mean()),
         truncated_share=None if answers.truncated is None else float(answers.truncated.mean()),
+        rewards={name: float(mean_of(part).mean()) for name, part in answers.parts.items()},
     )
 
 
@@ -124,4 +129,5 @@ def join(parts: Sequence[Answers]) -> Answers:
         correct=whole("correct"),
         length=whole("length") if known("length") else None,
         truncated=whole("truncated") if known("truncated") else None,
+        parts={name: np.concatenate([p.parts[name] for p in parts]) for name in parts[0].parts},
     )

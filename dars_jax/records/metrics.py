@@ -26,7 +26,11 @@ ACCURACY_BINS = 5  # of equal width; a prompt at exactly 0 or 1 carries no advan
 
 
 def rollout_metrics(
-    rollouts: Rollouts, kept: np.ndarray, advantage: np.ndarray, verdict: np.ndarray
+    rollouts: Rollouts,
+    kept: np.ndarray,
+    advantage: np.ndarray,
+    verdict: np.ndarray,
+    parts: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """What the rollouts of a step say, before any update.
 
@@ -35,6 +39,7 @@ def rollout_metrics(
       kept: bool[P], prompts whose group enters the update.
       advantage: float32[N] of each rollout.
       verdict: int8, of all that were sampled.
+      parts: names of the rewards that a sum adds up.
     """
     num_prompts = len(kept)
     correct = rollouts.verdict == Verdict.CORRECT
@@ -53,6 +58,10 @@ def rollout_metrics(
         "num_prompts": num_prompts,
         "num_rollouts": len(rollouts),
         "reward_mean": float(rollouts.reward.mean()),
+        **{
+            f"reward/{name}": float(mean)
+            for name, mean in zip(parts, rollouts.parts.mean(0), strict=True)
+        },
         # of the pre-rollouts: top-ups favour the hard
         "pass_at_1": float((k[seen] / n_pre[seen]).mean()),
         "solved_none": float((k[seen] == 0).mean()),

@@ -2,12 +2,12 @@
 
 A response and a gold come in; a reward in [0, 1] and a verdict go out.  The way of an answer is
 math_grader.py: extract, fast path, guard, worker; or function_grader.py for a reward of the user's
-own.  What counts as equal is in equality/.  Importing
-this package loads neither JAX nor sympy; untrusted answers are read in worker processes only.
+own, sum_grader.py for several.  What counts as equal is in equality/.  Importing this package loads
+neither JAX nor sympy; untrusted answers are read in worker processes only.
 """
 
 from dars_jax.rewards.extract import last_box
-from dars_jax.rewards.function_grader import FunctionGrader, load_grader
+from dars_jax.rewards.function_grader import FunctionGrader
 from dars_jax.rewards.grader import (
     OUTSIDE,
     Context,
@@ -17,7 +17,8 @@ from dars_jax.rewards.grader import (
     GradingError,
     Verdict,
 )
-from dars_jax.rewards.math_grader import MathGrader
+from dars_jax.rewards.math_grader import MathGrader, MathVerifyGrader
+from dars_jax.rewards.sum_grader import SumGrader, load_grader
 
 __all__ = [
     "OUTSIDE",
@@ -28,6 +29,8 @@ __all__ = [
     "Grader",
     "GradingError",
     "MathGrader",
+    "MathVerifyGrader",
+    "SumGrader",
     "Verdict",
     "last_box",
     "load_grader",

@@ -5,8 +5,8 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 
-from dars_jax.rewards.function_grader import load_grader
 from dars_jax.rewards.grader import OUTSIDE, Context, Grade, GradingError, Verdict, as_forms
+from dars_jax.rewards.sum_grader import load_grader
 
 _MAX_LINE = 16 * 2**20  # characters
 
@@ -18,7 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Scores the answers in FILE and prints verdicts and the mean reward.",
     )
     parser.add_argument("file", help='rows {"response": text, "gold": text or list of texts}')
-    parser.add_argument("--grader", default="math", help="math, module:function, FILE.py:function")
+    parser.add_argument(
+        "--grader",
+        default="math",
+        help="math, math_verify, module:function, FILE.py:function, or a sum",
+    )
     parser.add_argument("--out", help="write {line, reward, verdict} rows to this file")
     arguments = parser.parse_args(argv)
     try:
@@ -40,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with open(arguments.out, "w", encoding="utf-8") as out:
             for (line, *_), grade in zip(rows, grades, strict=True):
                 row = {"line": line, "reward": grade.reward, "verdict": grade.verdict.name.lower()}
+                if grade.parts:
+                    row["rewards"] = dict(zip(grader.parts, grade.parts, strict=True))
                 out.write(json.dumps(row) + "\n")
     print(table(grades))
     return 0

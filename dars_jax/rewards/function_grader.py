@@ -13,10 +13,11 @@ from typing import Any, Self, cast
 from dars_jax.rewards import functions
 from dars_jax.rewards.functions import Function
 from dars_jax.rewards.grader import Context, Gold, Grade, Grader, GradingError, Verdict, as_forms
-from dars_jax.rewards.math_grader import MathGrader
+from dars_jax.rewards.math_grader import MathGrader, MathVerifyGrader
 from dars_jax.rewards.pool import ROOT, Command, Pool
 
 CORRECT_AT = 0.5
+_MATHEMATICS = {"math": MathGrader, "math_verify": MathVerifyGrader}
 _OURS = "dars_jax.tasks."  # quick and known not to hang: called in the trainer's process
 _STALLED_S = 600.0  # without any news from a worker; CPU limits do not end one that sleeps
 _ALL_TIMED_OUT = 20  # so many, and none judged: the limit is wrong, not the answers
@@ -36,6 +37,8 @@ class FunctionGrader:
     look like a policy that learns nothing.  An answer that takes too long is TIMED_OUT, one that
     takes too much memory TOO_BIG; both are worth 0.
     """
+
+    parts: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -251,31 +254,20 @@ def _free_transfers() -> Any:
         yield
 
 
-def load_grader(
+def load_one(
     name: str,
     *,
-    num_workers: int = 2,
-    cpu_limit_s: float = 1.0,
-    timeout_s: float = 10.0,
-    memory_gib: float = 4.0,
-    correct_at: float = CORRECT_AT,
-    max_errors: int = 0,
-    in_process: bool = False,
+    num_workers: int,
+    cpu_limit_s: float,
+    timeout_s: float,
+    memory_gib: float,
+    correct_at: float,
+    max_errors: int,
+    in_process: bool,
 ) -> Grader:
-    """`math`, or `package.module:function` or `file.py:function` for a reward of your own.
-
-    Args:
-      num_workers: processes, started when there is work.
-      cpu_limit_s: CPU-seconds of one answer, `math`.
-      timeout_s, memory_gib: CPU-seconds of one answer and memory of a worker, of your own.
-      correct_at, max_errors: see FunctionGrader.
-      in_process: call a reward of your own here, without limits.
-
-    Raises:
-      ValueError: there is no such reward, or a setting out of range.
-    """
-    if name == "math":
-        return MathGrader(num_workers, cpu_limit_s)
+    """One reward that is no sum; see sum_grader.load_grader."""
+    if name in _MATHEMATICS:
+        return _MATHEMATICS[name](num_workers, cpu_limit_s)
     for what, value in (("timeout_s", timeout_s), ("memory_gib", memory_gib)):
         if not value > 0:
             raise ValueError(f"{what} must be positive, got {value}")

@@ -52,7 +52,8 @@ def load(name: str) -> Function:
     place, colon, function_name = name.rpartition(":")
     if not (colon and place and function_name):
         raise ValueError(
-            f'reward {name!r}: write "math", "package.module:function" or "./file.py:function"'
+            f'reward {name!r}: write "math", "math_verify", "package.module:function" or '
+            '"./file.py:function"'
         )
     try:
         module = _file(place) if place.endswith(".py") else _module(place)

@@ -31,10 +31,11 @@ class GradingError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Grade:
-    """reward is in [0, 1]; MathGrader gives exactly 0.0 or 1.0.  It is 0.0 OUTSIDE."""
+    """reward is in [0, 1], of a sum any number; MathGrader gives 0.0 or 1.0.  It is 0.0 OUTSIDE."""
 
     reward: float
     verdict: Verdict
+    parts: tuple[float, ...] = ()  # of a sum: the rewards that it adds up, before their weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Grader(Protocol):
 
     Grades are a function of (response, gold) alone: not of order, load or number of workers.
     """
+
+    parts: tuple[str, ...]  # names of the rewards that it adds up; () if it is one
 
     def submit(
         self, request_id: int, response: str, gold: Gold, context: Context | None = None

@@ -1,6 +1,7 @@
 """MathGrader: mathematical answers, checked by value."""
 
 import collections
+import hashlib
 import logging
 import sys
 import threading
@@ -23,14 +24,16 @@ _WARN_AT_LEAST = 200  # responses: one time-out in a small batch is no news
 
 _MAIN = (
     "import sys; sys.path.insert(0, sys.argv[1]); import dars_jax.rewards.worker as worker; "
-    "worker.main(float(sys.argv[2]))"
+    "worker.main(float(sys.argv[2]), sys.argv[3] == 'authors')"
 )
 _HINT = (
     ": is math-verify installed? See for yourself: "
     f"{sys.executable} -c 'import dars_jax.rewards.worker'"
 )
 
-Key = tuple[str, tuple[str, ...]]
+_LONGEST_KEY = 1024  # characters; of longer answers the digest is kept
+
+Key = tuple[str | bytes, tuple[str, ...]]
 
 
 class MathGrader:
@@ -42,6 +45,9 @@ class MathGrader:
     start when the first answer needs one.  Methods may be called from any thread.
     """
 
+    parts: tuple[str, ...] = ()
+    _JUDGE = "rules"  # of the worker
+
     def __init__(self, num_workers: int = 2, cpu_limit_s: float = 1.0) -> None:
         if num_workers < 1:
             raise ValueError(f"num_workers must be at least 1, got {num_workers}")
@@ -49,7 +55,7 @@ class MathGrader:
             raise ValueError(f"cpu_limit_s must be positive, got {cpu_limit_s}")
         # Nothing else of the environment, no token or proxy; a fixed hash seed orders sympy's sets
         # alike.  Standard error could only echo an untrusted answer.
-        argv = ("-P", "-s", "-c", _MAIN, str(ROOT), repr(cpu_limit_s))
+        argv = ("-P", "-s", "-c", _MAIN, str(ROOT), repr(cpu_limit_s), self._JUDGE)
         command = Command(argv, {"PYTHONHASHSEED": "0"}, cwd="/", hint=_HINT)
         self._pool = Pool(num_workers, command)
         self._lock = threading.RLock()
@@ -158,16 +164,10 @@ class MathGrader:
     def _start(self, ticket: Hashable, response: str, gold: Gold) -> list[tuple]:
         """The verdict if it is known at once, else nothing: the pair goes to the pool."""
         forms = as_forms(gold)
-        answer = last_box(response)
-        if not answer:
-            return self._count([ticket], Verdict.NO_ANSWER)
-        right = fast_path.decide(answer, forms)
-        if right is not None:
-            self._counters["fast_path"] += 1
-            return self._count([ticket], Verdict.CORRECT if right else Verdict.WRONG)
-        if guard.too_big(answer, forms):
-            return self._count([ticket], Verdict.TOO_BIG)
-        key = (answer, forms)
+        answer = self._glance(response, forms)
+        if isinstance(answer, Verdict):
+            return self._count([ticket], answer)
+        key = (answer if len(answer) <= _LONGEST_KEY else _digest(answer), forms)
         if key in self._cache:
             self._cache.move_to_end(key)
             self._counters["cache_hits"] += 1
@@ -182,6 +182,17 @@ class MathGrader:
         self._next_item += 1
         self._counters["worker_items"] += 1
         return []
+
+    def _glance(self, response: str, forms: tuple[str, ...]) -> Verdict | str:
+        """The verdict, or what a worker is to judge."""
+        answer = last_box(response)
+        if not answer:
+            return Verdict.NO_ANSWER
+        right = fast_path.decide(answer, forms)
+        if right is not None:
+            self._counters["fast_path"] += 1
+            return Verdict.CORRECT if right else Verdict.WRONG
+        return Verdict.TOO_BIG if guard.too_big(answer, forms) else answer
 
     def _pump(self, *, wait: bool, timeout_s: float | None = None) -> list[tuple]:
         """Takes verdicts from the pool and hands each to everyone who waits for it."""
@@ -215,3 +226,19 @@ class MathGrader:
                 timed_out,
                 total,
             )
+
+
+class MathVerifyGrader(MathGrader):
+    """math-verify as the paper's authors call it, in the same workers; see authors_call.py.
+
+    For figures beside theirs, not for training: it judges whole responses, with or without a box.
+    """
+
+    _JUDGE = "authors"
+
+    def _glance(self, response: str, forms: tuple[str, ...]) -> Verdict | str:
+        return response if response.strip() else Verdict.NO_ANSWER
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(errors="surrogatepass")).digest()

@@ -6,6 +6,7 @@ Python ends it when anything tries to open, import, compile or start something.
 """
 
 import contextlib
+import functools
 import json
 import os
 import resource
@@ -33,10 +34,14 @@ _FORBIDDEN_PREFIXES = ("os.", "socket.", "subprocess.", "shutil.", "ctypes.", "u
 
 
 class _Seal:
-    """The audit hook.  It cannot be removed; open() lifts it for our own imports only."""
+    """The audit hook.  It cannot be removed; open() lifts it for our own imports only.
 
-    def __init__(self) -> None:
+    What is `permitted`, an event and its arguments, is let through.
+    """
+
+    def __init__(self, permitted: Callable[[str, tuple], bool] = lambda *_: False) -> None:
         self._closed = False
+        self._permitted = permitted
         sys.addaudithook(self._hook)
 
     def close(self) -> None:
@@ -51,15 +56,33 @@ class _Seal:
             self._closed = True
 
     def _hook(self, event: str, args: tuple) -> None:
-        if self._closed and (event in _FORBIDDEN or event.startswith(_FORBIDDEN_PREFIXES)):
+        if (
+            self._closed
+            and (event in _FORBIDDEN or event.startswith(_FORBIDDEN_PREFIXES))
+            and not self._permitted(event, args)
+        ):
             os._exit(BLOCKED_EXIT)
+
+
+def _limited(cpu_limit_s: float, function: Callable, answer: str, golds: list[str]) -> tuple:
+    """Calls function under the CPU limit: user and system time of this process.
+
+    The signal's default action ends the process, also inside a C loop.
+    """
+    signal.setitimer(signal.ITIMER_PROF, cpu_limit_s)
+    try:
+        return function(answer, golds)
+    except (MemoryError, RecursionError):
+        return Verdict.TOO_BIG, []
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 class _Judge:
     """Reads answers within limits.  sympy (0.8 CPU-s, 60 MB) is loaded only when needed."""
 
     def __init__(self, cpu_limit_s: float) -> None:
-        self._cpu_limit_s = cpu_limit_s
+        self._limited = functools.partial(_limited, cpu_limit_s)
         self._symbolic: Any = None  # by_math_verify, once it is loaded
         rules.warm_up()
         self._seal = _Seal()
@@ -74,19 +97,6 @@ class _Judge:
             self._load_symbolic()
         asked, _ = self._limited(self._ask_sympy, answer, unread)
         return (asked if asked != Verdict.WRONG else verdict), True
-
-    def _limited(self, function: Callable, answer: str, golds: list[str]) -> tuple:
-        """Calls function under the CPU limit: user and system time of this process.
-
-        The signal's default action ends the process, also inside a C loop.
-        """
-        signal.setitimer(signal.ITIMER_PROF, self._cpu_limit_s)
-        try:
-            return function(answer, golds)
-        except (MemoryError, RecursionError):
-            return Verdict.TOO_BIG, []
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
 
     def _compare(self, answer: str, golds: list[str]) -> tuple[Verdict, list[str]]:
         verdict, unread = Verdict.WRONG, []
@@ -122,14 +132,45 @@ class _Judge:
             self._symbolic = by_math_verify
 
 
-def main(cpu_limit_s: float) -> None:
-    """Serves until stdin ends, or until it is time for a fresh process."""
+class _AuthorsJudge:
+    """math-verify over whole responses; see authors_call.py for what it may run."""
+
+    def __init__(self, cpu_limit_s: float) -> None:
+        from dars_jax.rewards.equality import authors_call
+
+        self._limited = functools.partial(_limited, cpu_limit_s)
+        authors_call.warm_up()
+        self._judge = authors_call.judge
+        _Seal(authors_call.permits).close()
+
+    def verdict(self, answer: str, golds: list[str]) -> tuple[Verdict, bool]:
+        """The best verdict over the accepted forms; math-verify was asked."""
+        verdict, _ = self._limited(self._compare, answer, golds)
+        return verdict, True
+
+    def _compare(self, answer: str, golds: list[str]) -> tuple[Verdict, list[str]]:
+        verdict = Verdict.WRONG
+        for gold in golds:
+            right = self._judge(gold, answer)
+            if right:
+                return Verdict.CORRECT, []
+            if right is None:
+                verdict = Verdict.NO_ANSWER
+        return verdict, []
+
+
+def main(cpu_limit_s: float, authors: bool = False) -> None:
+    """Serves until stdin ends, or until it is time for a fresh process.
+
+    Args:
+      authors: judge by math-verify instead of by our rules.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     statm = os.open("/proc/self/statm", os.O_RDONLY)  # before files are out of reach
-    judge = _Judge(cpu_limit_s)
+    judge = (_AuthorsJudge if authors else _Judge)(cpu_limit_s)
     _reply({"ready": True})
     for _ in range(_RECYCLE_ITEMS):
         line = sys.stdin.buffer.readline()

@@ -79,7 +79,7 @@ def collect(
     scheduler = Scheduler(
         prompts, config, session.num_replicas, session.config.prefixes, session.config.requests
     )
-    store = _Store(prompts, config, eos_ids)
+    store = _Store(prompts, config, eos_ids, len(grader.parts))
     clock = _Clock()
     tokens = finished = failed = 0
     decode_steps = busy = capacity = 0
@@ -185,7 +185,9 @@ def _count(
 class _Store:
     """Completions by (prompt, sample), in whatever order they arrive."""
 
-    def __init__(self, prompts: Prompts, config: RolloutConfig, eos_ids: tuple[int, ...]):
+    def __init__(
+        self, prompts: Prompts, config: RolloutConfig, eos_ids: tuple[int, ...], num_parts: int
+    ):
         shape = (len(prompts), config.n_max)
         width = config.sampling.max_tokens
         self._eos = np.asarray(eos_ids)
@@ -194,6 +196,7 @@ class _Store:
         self._length, self._stage = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         self._truncated, self._held = np.zeros(shape, bool), np.zeros(shape, bool)
         self._reward, self._verdict = np.zeros(shape, np.float32), np.zeros(shape, np.int8)
+        self._parts = np.zeros((*shape, num_parts), np.float32)
 
     def add(
         self,
@@ -220,6 +223,8 @@ class _Store:
         at = [request for request, _ in graded]
         self._reward.reshape(-1)[at] = [grade.reward for _, grade in graded]
         self._verdict.reshape(-1)[at] = [int(grade.verdict) for _, grade in graded]
+        if graded and self._parts.size:
+            self._parts.reshape(-1, self._parts.shape[2])[at] = [grade.parts for _, grade in graded]
 
     def rollouts(self) -> Rollouts:
         """Rows of all that was added, in canonical order."""
@@ -229,5 +234,5 @@ class _Store:
             prompt=prompt, sample=sample, stage=take(self._stage), tokens=take(self._tokens),
             logprob=take(self._logprob), length=take(self._length),
             truncated=take(self._truncated), reward=take(self._reward),
-            verdict=take(self._verdict),
+            verdict=take(self._verdict), parts=take(self._parts),
         )  # fmt: skip

@@ -143,7 +143,8 @@ class Trainer:
         packed, advantage, kept = assemble(parts, prompts, rollouts)
         assembled = time.perf_counter()
         console.phase(step, "update")
-        values = {"epoch": epoch, **metrics.rollout_metrics(rollouts, kept, advantage, verdicts)}
+        values = {"epoch": epoch, **metrics.rollout_metrics(
+            rollouts, kept, advantage, verdicts, self._grader.parts)}  # fmt: skip
         # of a vocabulary that is padded; decoding leaves them out
         values["tokens_without_text"] = int((rollouts.tokens >= parts.tokenizer.vocab_size).sum())
         learns = packed.token_count.any()  # nothing to learn from is a normal step

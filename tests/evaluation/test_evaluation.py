@@ -96,6 +96,24 @@ def test_the_command_reproduces_figures_computed_by_hand(files, tmp_path, fresh_
     assert len(lines_of(output / "grades.jsonl")) == 16
 
 
+def test_a_second_grader_stands_beside_the_first_with_what_they_differ_on(files, tmp_path, capsys):
+    argument, theirs = files
+    lines = theirs.read_text().splitlines()
+    lines[5] = json.dumps({"id": "e1", "response": "so it is 3"})  # of 4: without a box
+    theirs.write_text("\n".join(lines))
+    assert generations.evaluate(theirs, argument, tmp_path / "o", None, "math_verify") == 0
+    row = {"benchmark": "easy", "id": "e1", "sample": 1, "gold": ["3"], "answer": "so it is 3",
+           "first": "no_answer", "second": "correct"}  # fmt: skip
+    assert lines_of(tmp_path / "o" / "differences.jsonl") == [row]
+    also = json.loads((tmp_path / "o" / "report.json").read_text())["also"]
+    assert (also["grader"], also["answers"], also["differences"]) == ("math_verify", 16, 1)
+    assert also["benchmarks"]["easy"]["avg"] == pytest.approx((1 / 4 + 1 / 4 + 1) / 3)
+    table = (tmp_path / "o" / "report.md").read_text()
+    assert "| **all problems** | 43.8 | 75.0 (k = 4) | 50.0 | 100.0 (k = 4) | 1 |" in table
+    assert "| e1 #1 | `3` | `so it is 3` | no_answer | correct |" in table
+    assert table in capsys.readouterr().out
+
+
 def test_problems_with_more_answers_weigh_no_more(tmp_path, grader):
     # e1: 0 of 4; e2: 1 of 1.  By answers it would be 1/5.
     file = write_benchmark(tmp_path / "easy.jsonl", EASY[:2])
@@ -337,6 +355,10 @@ def test_the_run_writes_a_report_and_refuses_other_settings(small, tmp_path, cap
     assert evaluate.evaluate(config, tmp_path / "work", [file], output) == 0  # nothing left to do
     assert before == ((output / "report.json").read_bytes(),
                       (output / "pass_at_k.png").read_bytes())  # fmt: skip
+    also = "dars_jax.tasks.countdown:check"  # the same once more
+    assert evaluate.evaluate(config, tmp_path / "work", [file], output, None, also) == 0
+    assert json.loads((output / "report.json").read_text())["also"]["differences"] == 0
+    assert (output / "differences.jsonl").read_text() == ""
     changed = config.copy_and_resolve_references()
     changed.eval.temperature = 0.5
     with pytest.raises(SystemExit):

@@ -2,10 +2,11 @@
 
 import json
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dars_jax.drills import rewrites
+from dars_jax.drills import by_value, rewrites
 from dars_jax.rewards.equality.evaluator import TooBig
 from dars_jax.rewards.equality.rules import equivalent
 from dars_jax.rewards.equality.trees import Unreadable
@@ -101,10 +102,26 @@ def test_the_same_seed_draws_the_same_rows():
     assert draw[0] == draw[1] != draw[2]
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer", "equal"),
+    [
+        ("0.05", ".05", True), ("-3", "2(-3)+3", True), ("033", "33", True), ("0", "-0", True),
+        (r"11,\! 111", r"11\! 111", True), (r"(-\infty, 0]", r"]-\infty, 0]", True),
+        (r"(-\infty, 0]", r"[-\infty, 0]", False), ("x^12", "2x", True), ("x^{12}", "x^12", False),
+        (r"\frac{1}{3}", "0.333333333333333333333", False), (r"(x+1)^2", "x^2+2x+1", True),
+        (r"\sqrt{x^2}", "x", False), (r"2\sqrt[3]{2}", r"\sqrt[3]{16}", True), ("1,2", "1", False),
+        (r"\text{odd}", "odd", None), ("52_8", "52_9", None), ("|x|", "x", None), ("(1", "1", None),
+        (r"\sin^2 x", "0", None), ("4!", "24", True), ("x!", "x", None),
+    ],
+)  # fmt: skip
+def test_values_are_computed_once_more_without_the_graders_code(gold, answer, equal):
+    assert by_value.equal(gold, answer) is equal
+
+
 def test_the_drill_reads_golds_and_prints_what_was_judged_otherwise(tmp_path, capsys):
     golds = tmp_path / "golds.jsonl"
     golds.write_text(json.dumps({"answer": "0.125"}) + "\n" + json.dumps({"gold": "x=3"}) + "\n")
     assert rewrites.main([str(golds), "--rewrites", "40", "--mutants", "40", "--seed", "3"]) == 0
     *rows, counts = map(json.loads, capsys.readouterr().out.splitlines())
     assert (counts["golds"], counts["rewrites"], counts["refused"]) == (2, 40, 0)
-    assert len(rows) == counts["accepted"]
+    assert len(rows) == counts["accepted"] == counts["shown equal"]

@@ -4,6 +4,9 @@ from judging import judged_otherwise
 
 # gold ~ answer, one pair a line
 EQUAL = r"""
+y-|x|=1 ~ y=1+|x|
+\frac{dy}{dx}=2x ~ 2x
+\{5\} ~ 5
 x=5 ~ 5
 5 ~ x=5
 5 ~ x = 5
@@ -93,6 +96,16 @@ x<3 ~ x＜3
 """
 
 DIFFERENT = r"""
+y=|x| ~ y=x
+y=|x|+1 ~ y=x+1
+y=\sqrt{x^2} ~ y=x
+y=\lfloor x\rfloor ~ y=x
+y=x+x(x-1)(x-2) ~ y=x
+\frac{dy}{dx} ~ \frac{y}{x}
+\frac{\partial f}{\partial x} ~ \frac{f}{x}
+\mathbf{x}\times\mathbf{y} ~ \mathbf{x}\cdot\mathbf{y}
+\vec{a}\times\vec{b} ~ \vec{b}\times\vec{a}
+\{x\} ~ x
 x=5 ~ y=5
 5 ~ 2x=5
 5 ~ x=4

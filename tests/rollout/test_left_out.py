@@ -10,7 +10,8 @@ from dars_jax.engine.programs import Programs
 from dars_jax.engine.session import Session
 from dars_jax.engine.state import DecodeConfig
 from dars_jax.policy import sharding
-from dars_jax.rewards import FunctionGrader, GradingError, Verdict
+from dars_jax.records.metrics import rollout_metrics
+from dars_jax.rewards import FunctionGrader, GradingError, SumGrader, Verdict
 from dars_jax.rollout import stages
 
 
@@ -26,7 +27,7 @@ def session(tiny):
 
 def collect(session, reward):
     text_of = lambda ids: " ".join(map(str, ids))  # noqa: E731
-    grader = FunctionGrader(reward)
+    grader = reward if isinstance(reward, SumGrader) else FunctionGrader(reward)
     return stages.collect(make_prompts(), session(), grader, text_of, EOS, CONFIG, seed=0, step=3)[
         0
     ]
@@ -54,6 +55,18 @@ def test_what_goes_on_to_the_update_has_rewards_only(session):
     assert 0 < len(kept) < len(got)
     assert set(kept.reward) == {np.float32(0.25)}
     assert len(kept) == np.sum(got.verdict != Verdict.LEFT_OUT)
+
+
+def test_the_rewards_of_a_sum_are_kept_apart_and_logged_apart(session):
+    odd, short = (lambda r, a: total(r) % 2), (lambda r, a: len(r) < 20)
+    reward = SumGrader([1, 0.5], ["odd", "short"], [FunctionGrader(odd), FunctionGrader(short)])
+    got = collect(session, reward)
+    np.testing.assert_array_equal(got.reward, got.parts @ np.array([1, 0.5], np.float32))
+    np.testing.assert_array_equal(got.verdict == Verdict.CORRECT, got.parts[:, 0] == 1)
+    kept = np.ones(COUNT, bool)
+    values = rollout_metrics(got, kept, np.zeros(len(got)), got.verdict, reward.parts)
+    assert (values["reward/odd"], values["reward/short"]) == tuple(got.parts.mean(0))
+    assert 0 < values["reward/short"] < 1
 
 
 def test_a_step_without_any_reward_is_an_error(session):

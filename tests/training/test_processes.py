@@ -258,6 +258,7 @@ def test_rollouts_survive_the_journey():
         truncated=np.array([0, 0, 1, 0, 1], bool),
         reward=np.array([0, 1, 0.25, 1 / 3, 1], np.float32),
         verdict=np.array([0, 1, 2, 0, 1], np.int8),
+        parts=rng.normal(size=(5, 2)).astype(np.float32),
     )
     got = exchange.unpack(exchange.pack(sent), 8)
     for name, x in vars(sent).items():

@@ -10,7 +10,6 @@ one, for plain text, evaluates Python.
 import contextlib
 import logging
 import re
-from collections.abc import Callable
 from fractions import Fraction
 
 import mpmath
@@ -18,7 +17,8 @@ import sympy
 import sympy.physics.units  # sympy imports it late, when it simplifies
 from math_verify import LatexExtractionConfig, parse
 from sympy.core.sympify import converter as sympy_converters
-from sympy.polys.monomials import MonomialOps
+
+from dars_jax.rewards.equality import generated_code
 
 _CONFIG = (LatexExtractionConfig(),)
 _CALCULUS = re.compile(r"\\(?:int|lim|sum|prod|det)(?![A-Za-z])|vmatrix")
@@ -38,26 +38,6 @@ def _number_or_name(text: str) -> sympy.Expr:
 # latex2sympy turns digits into numbers with sympy.Number(text), which ends in eval().  With this
 # converter no string ever gets there; what is neither raises, and the answer stays unread.
 sympy_converters[str] = _number_or_name
-
-
-def _no_code(*args: object) -> None:
-    raise ValueError("code made from an expression is not run on answers")
-
-
-# Numerical summation writes Python from the summand and compiles it.
-sympy.core.evalf.lambdify = _no_code
-
-
-def _built_monomial_code(self: MonomialOps, code: str, name: str) -> Callable:
-    """Polynomials in n variables compile code that depends on n alone: built in warm_up()."""
-    if (code, name) not in _monomial_code:
-        _monomial_code[code, name] = _build_monomial_code(self, code, name)
-    return _monomial_code[code, name]
-
-
-_monomial_code: dict[tuple[str, str], Callable] = {}
-_build_monomial_code = MonomialOps._build
-MonomialOps._build = _built_monomial_code
 
 
 def equivalent(gold: str, answer: str) -> bool:
@@ -93,10 +73,7 @@ def _constant(text: str) -> sympy.Expr | None:
 
 def warm_up() -> None:
     """Touches what math-verify imports late, before imports are forbidden."""
-    for num_variables in range(1, 7):
-        operations = MonomialOps(num_variables)
-        for name in ("mul", "pow", "mulpow", "ldiv", "div", "lcm", "gcd"):
-            getattr(operations, name)()
+    generated_code.build()
     for gold, answer in (
         (r"\lim_{x\to 0}\frac{\sin x}{x}", r"\int_0^1 2x\,dx"),
         (r"\sum_{k=1}^{\infty} 2^{-k}", r"\prod_{k=1}^{3} k"),

@@ -42,6 +42,9 @@ def closing_bracket(tokens: tuple[str, ...], start: int) -> int:
     return len(tokens)
 
 
+_DIFFERENTIALS = ("d", r"\partial")
+
+
 def parse(tokens: tuple[str, ...]) -> Node:
     """The tree of a whole token sequence."""
     parser = _Parser(tokens)
@@ -186,6 +189,8 @@ class _Parser(Numerals):
             return ("abs", node)
         self.at += 1
         if token == r"\frac":
+            if self.is_derivative():
+                raise Unreadable("a derivative")
             return ("/", self.digit_or_group(), self.digit_or_group())
         if token == r"\binom":
             return ("binom", self.digit_or_group(), self.digit_or_group())
@@ -205,6 +210,14 @@ class _Parser(Numerals):
         if self.is_name(token):
             return self.name(token)
         raise Unreadable(f"unknown: {token}")
+
+    def is_derivative(self) -> bool:
+        r"""`\frac{dy}{dx}`, `\frac{d}{dx}`: no quotient of products."""
+        rest = self.tokens[self.at :]
+        if len(rest) < 2 or rest[0] != "{" or rest[1] not in _DIFFERENTIALS or "}" not in rest:
+            return False
+        below = rest[rest.index("}") + 1 :]
+        return below[:1] == ["{"] and below[1:2] == rest[1:2] and below[3:4] == ["}"]
 
     def digit_or_group(self) -> Node:
         r"""An argument of \frac: TeX takes a single digit of `\frac12`."""

@@ -18,6 +18,7 @@ from dars_jax.rewards.equality.forms import (
     Sequence,
     Value,
 )
+from dars_jax.rewards.equality.trees import variables
 
 Same = Callable[[Form, Form], bool]
 
@@ -133,6 +134,8 @@ def one_and_many(gold: Form, answer: Form, same: Same) -> bool:
     if many.kind == "tuple":
         return False
     items = spread_names(many)
+    if many.kind == "set" and any(isinstance(x, Value) and variables(x.node) for x in items):
+        return False  # {x} may be the fractional part of x
     once = len(items) == 1 or many.kind == "set" or _idempotent(many)
     return once and all(same(one, item) for item in items)
 

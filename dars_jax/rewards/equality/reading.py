@@ -111,6 +111,8 @@ def is_number(token: str) -> bool:
 
 def split(tokens: Tokens, separators: frozenset[str]) -> list[Tokens]:
     """Splits at separators outside brackets.  Half-open intervals close with any bracket."""
+    if separators.isdisjoint(tokens):
+        return [tokens]
     parts: list[list[str]] = [[]]
     depth = 0
     for token in tokens:

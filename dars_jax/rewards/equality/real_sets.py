@@ -4,6 +4,7 @@ Two such sets are equal exactly when they agree at every end point of either, be
 end points, and beyond the outermost: so membership of finitely many probes decides.
 """
 
+import functools
 from fractions import Fraction
 from itertools import pairwise
 from typing import NamedTuple, TypeGuard
@@ -117,6 +118,7 @@ def _ends(part: RealSet) -> list[End]:
     return [end for inner in part.parts for end in _ends(inner)]
 
 
+@functools.lru_cache(maxsize=256)  # the same ends are asked for at every point
 def _number(form: Form) -> End:
     if not isinstance(form, Value):
         raise Unreadable("an end that is no value")

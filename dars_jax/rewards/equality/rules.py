@@ -11,6 +11,8 @@ Both sides are read as typed forms, and a rule for their kind has to prove that 
 no rule proves is not equal.  equivalent() answers, or says that it cannot read one of the sides.
 """
 
+import re
+
 from dars_jax.rewards.equality import (
     applications,
     latex,
@@ -38,11 +40,15 @@ from dars_jax.rewards.equality.forms import (
 from dars_jax.rewards.equality.trees import Unreadable
 
 _CHOICES = frozenset("ABCDEFGHIJ")
+_VECTOR = r"\\(?:mathbf|vec|boldsymbol|bm|overrightarrow)\s*(?:\{\s*\w+\s*\}|\w)"
+_CROSS_PRODUCT = re.compile(rf"{_VECTOR}\s*\\times")  # no product of numbers; fonts go later
 _ALTERNATIVES = frozenset([",", ";", '"and', '"or'])
 
 
 def equivalent(gold: str, answer: str) -> bool:
     """Whether answer counts for gold.  Raises Unreadable, TooMany or TooBig."""
+    if _CROSS_PRODUCT.search(gold) or _CROSS_PRODUCT.search(answer):
+        return "".join(gold.split()) == "".join(answer.split())
     unreadable: Exception | None = None
     read = False  # in one of its readings at least
     for gold_tokens in latex.readings(gold):

@@ -179,9 +179,9 @@ def _same_root(left: Node, right: Node, name: str) -> bool:
     if not any(polynomials):
         return False
     for tree, polynomial in zip((left, right), polynomials, strict=True):
-        zero, one, two = (substitute(tree, {name: Fraction(k)}) for k in range(3))
+        zero, one = (substitute(tree, {name: Fraction(k)}) for k in range(2))
         slope = ("+", one, ("neg", zero))
-        if not identities.identical(("+", two, zero), ("*", Fraction(2), one)):
+        if not identities.identical(tree, ("+", zero, ("*", name, slope))):  # |x| is not linear
             return False
         solved = identities.constant(slope)
         if not solved and not (polynomial and identities.constant(zero)):
