@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from small_runs import make_config
 
-from dars_jax.commands import plot, train
+from dars_jax.commands import cli, plot, train
 from dars_jax.study import runs
 
 
@@ -57,7 +57,7 @@ def test_what_a_run_leaves_is_read_as_its_own_summary_says_and_drawn(
     ("value", "code", "told"),
     [
         (np.nan, 2, "model.layers.0.input_layernorm.weight holds NaN or infinity"),
-        (3e38, 6, "evaluation: the policy's log-probs for the prompt of row 1"),
+        (3e38, cli.EXIT_POLICY, "evaluation: the policy's log-probs for the prompt of row 1"),
     ],
 )
 def test_a_policy_that_computes_no_numbers_ends_the_run_with_a_code_of_its_own(
