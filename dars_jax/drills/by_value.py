@@ -18,7 +18,7 @@ mp.dps = 60
 _POINTS = 4  # draws of the letters
 _DIGITS = 40  # that have to agree
 _TOKEN = re.compile(r"\d+\.?\d*|\.\d+|\\[A-Za-z]+|[A-Za-z]|[-+*/^!(){}\[\]|]")
-_IGNORED = re.compile(r"\\(?:left|right|displaystyle|limits)(?![A-Za-z])|\\[,;:! ]|\$|~")
+_IGNORED = re.compile(r"\\(?:left|right|displaystyle|limits)(?![A-Za-z])|\\[,;:! $]|\$|~")
 _GROUPS = re.compile(r"(?<=\d)(?:\{,\}|,?\\!|,)\s*(?:\\!)?\s*(?=\d{3}(?!\d))")
 _INTERVAL = re.compile(r"([(\[\]])([^,]+),([^,]+)([)\[\]])")
 _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
