@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from dars_jax.drills import by_value
-from dars_jax.rewards import MathGrader
+from dars_jax.rewards import Grader, load_grader
 
 GOLDS = tuple(
     line
@@ -295,7 +295,7 @@ def drawn(
             yield name, gold, text
 
 
-def judge(grader: MathGrader, rows: Sequence[tuple[str, str, str]], right: bool) -> list[dict]:
+def judge(grader: Grader, rows: Sequence[tuple[str, str, str]], right: bool) -> list[dict]:
     """Rows whose verdict is not the one wanted."""
     grades = grader.grade([rf"\boxed{{{text}}}" for _, _, text in rows], [g for _, g, _ in rows])
     return [
@@ -332,11 +332,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rewrites", type=int, default=10_000)
     parser.add_argument("--mutants", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--reward", default="math", help="the grader, or math_verify")
     arguments = parser.parse_args(argv)
     golds = _golds(arguments.golds)
     rewrites = list(drawn(golds, REWRITES, arguments.rewrites, arguments.seed))
     mutants = list(drawn(golds, MUTANTS, arguments.mutants, arguments.seed))
-    with MathGrader() as grader:
+    with load_grader(arguments.reward) as grader:
         refused = judge(grader, rewrites, right=True)
         accepted = judge(grader, mutants, right=False)
     for row in refused:
@@ -345,11 +346,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         row["equal"] = by_value.equal(row["gold"], row["answer"])
         print(json.dumps({"accepted": row}))
     shown = collections.Counter(row["equal"] for row in accepted)
-    kinds = collections.Counter(row["change"] for row in refused + accepted)
+    kinds = {
+        "refused by change": dict(collections.Counter(row["change"] for row in refused)),
+        "accepted by change": dict(collections.Counter(row["change"] for row in accepted)),
+    }
     counts = {
         "golds": len(golds), "rewrites": len(rewrites), "refused": len(refused),
         "mutants": len(mutants), "accepted": len(accepted), "shown equal": shown[True],
-        "refuted": shown[False], "to be looked at": shown[None], "by change": dict(kinds),
+        "refuted": shown[False], "to be looked at": shown[None], **kinds,
     }  # fmt: skip
     print(json.dumps(counts))
     return 1 if refused or shown[False] else 0

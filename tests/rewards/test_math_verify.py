@@ -1,8 +1,11 @@
 """`math_verify` judges as the authors' own call does, in workers that run nothing but numbers."""
 
+import json
+
 import pytest
 from math_verify import parse, verify
 
+from dars_jax.drills import decisions
 from dars_jax.rewards import Verdict, load_grader
 from dars_jax.rewards.equality import authors_call
 
@@ -70,3 +73,15 @@ def test_only_the_code_of_numbers_is_let_through(text):
     assert authors_call.permits("exec", (compile("Integer (2 )", "", "eval"),))
     assert not authors_call.permits("exec", (compile(text, "", "eval"),))
     assert not authors_call.permits("open", ("/etc/passwd",))
+
+
+def test_a_difference_without_a_reason_fails_the_table(tmp_path, capsys):
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"gold": "20", "answer": r"20 \%", "reason": "no factor 100"},
+            {"gold": "8", "answer": r"8\text{ dozen}"}, {"gold": "1", "answer": "1"}]  # fmt: skip
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert decisions.main([str(pairs)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert r"| `20` | `20 \%` | equal | differ | no factor 100 |" in lines
+    assert r"| `8` | `8\text{ dozen}` | equal | differ | undecided |" in lines
+    assert lines[-1] == "2 of 3 pairs, 1 undecided."
