@@ -19,8 +19,8 @@ import os, sys
 from setuptools import build_meta
 out = sys.argv.pop()
 sdist = build_meta.build_sdist(out)
-import tarfile
-tarfile.open(os.path.join(out, sdist)).extractall(os.path.join(out, "source"), filter="data")
+import shutil
+shutil.unpack_archive(os.path.join(out, sdist), os.path.join(out, "source"))
 os.chdir(os.path.join(out, "source", sdist.removesuffix(".tar.gz")))
 build_meta.build_wheel(out)
 """
