@@ -6,9 +6,11 @@ of checksums is written last; without it, or with other files than it says, noth
 """
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -77,6 +79,12 @@ def recover(directory: Path, aside: Path, log: Callable[[str], None]) -> None:
     distributed.barrier()
 
 
+def _present(state: TrainState) -> dict[str, Any]:
+    """The fields that are there: those of a checkpoint written before the others existed."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 class Checkpoints:
     """The checkpoints of one working directory."""
 
@@ -104,7 +112,7 @@ class Checkpoints:
         about = {"format": FORMAT, "step": step, "config": self._config}
         directory = Path(self._manager.directory)
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
+            state=ocp.args.StandardSave(_present(state)), about=ocp.args.JsonSave(about)
         )
         try:
             with jax.transfer_guard("allow"):  # orbax lets its processes meet by implicit transfers
@@ -149,9 +157,9 @@ class Checkpoints:
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), like, shardings
         )
         restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_present(target)))
         )
-        return restored["state"]
+        return TrainState(**restored["state"])
 
     def close(self) -> None:
         """Ends orbax's threads."""

@@ -1,6 +1,7 @@
 """A checkpoint that changed on disk, or was never finished, is not used; the one before it is."""
 
 import contextlib
+import dataclasses
 import json
 import resource
 import shutil
@@ -59,6 +60,37 @@ def test_good_checkpoints_stay_where_they_are(saved):
     assert recover(saved) == (3, [])
     assert not (saved.parent / "damaged").exists()
     np.testing.assert_array_equal(restore(saved, 3).params["a"], state_of(3).params["a"])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StateOfBefore:
+    """TrainState as it was written until it had an entropy coefficient."""
+
+    step: jax.Array
+    params: dict
+    opt_state: tuple
+
+
+def test_a_checkpoint_from_before_a_field_was_added_is_read(saved, monkeypatch):
+    new = state_of(4)
+    old = StateOfBefore(new.step, new.params, new.opt_state)
+    monkeypatch.setattr(checkpoint, "_present", lambda state: state)  # as it was written then
+    with contextlib.closing(Checkpoints(saved, {"seed": 0}, keep=5)) as checkpoints:
+        checkpoints.save(4, old)
+    monkeypatch.undo()
+    restored = restore(saved, 4)
+    assert restored.entropy is None and int(restored.step) == 4
+    np.testing.assert_array_equal(restored.params["a"], new.params["a"])
+
+
+def test_a_field_that_is_there_is_kept(saved):
+    new = dataclasses.replace(state_of(4), entropy=jnp.array([0.25, 0.5]))
+    everywhere = jax.tree.map(lambda x: x.sharding, new)
+    with contextlib.closing(Checkpoints(saved, {"seed": 0}, keep=5)) as checkpoints:
+        checkpoints.save(4, new)
+        restored = checkpoints.restore(4, new, everywhere)
+    assert restored.entropy.tolist() == [0.25, 0.5]
 
 
 def test_a_flipped_bit_in_any_file_is_noticed_and_the_file_named(saved):
