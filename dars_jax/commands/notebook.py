@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 from IPython.display import DisplayHandle, Image, Markdown, display
 
-from dars_jax.commands import cli
+from dars_jax.commands import cli, plot
 from dars_jax.config import ConfigDict
 from dars_jax.study import figures, look, page
 
@@ -58,7 +58,7 @@ def show(blocks: Sequence[page.Block]) -> None:
 
 def look_at(*workdirs: str | Path) -> None:
     """Displays curves, Pass@k, allocation and sample answers of one or several runs."""
-    show(look.blocks({Path(w).name: Path(w) for w in workdirs}))
+    show(look.blocks(plot.named([Path(w) for w in workdirs])))
 
 
 @contextlib.contextmanager

@@ -10,13 +10,17 @@ from dars_jax.study import look, page
 def plot(workdirs: Sequence[Path], output: Path) -> int:
     """Writes runs.html, runs.md and the pictures; returns the exit code."""
     with cli.one_line_errors():
-        for file in page.write(output, "runs", look.blocks(_named(workdirs))):
+        for file in page.write(output, "runs", look.blocks(named(workdirs))):
             print(file)
     return 0
 
 
-def _named(workdirs: Sequence[Path]) -> dict[str, Path]:
-    """By the last parts of their paths, as many as it takes to tell them apart."""
+def named(workdirs: Sequence[Path]) -> dict[str, Path]:
+    """By the last parts of their paths, as many as it takes to tell them apart.
+
+    Raises:
+      ValueError: one is there twice.
+    """
     paths = [path.resolve() for path in workdirs]
     if len(set(paths)) < len(paths):
         raise ValueError("a working directory is named twice")

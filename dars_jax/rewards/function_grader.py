@@ -7,8 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Hashable, Sequence
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from dars_jax.rewards import functions
 from dars_jax.rewards.functions import Function
@@ -29,7 +28,7 @@ _MAIN = (
 )
 
 
-class FunctionGrader:
+class FunctionGrader(Grader):
     """Grades with a function of the user's own; see functions.py for what it may look like.
 
     An answer without a reward (None, NaN) is LEFT_OUT.  What the function raises, or returns that
@@ -37,8 +36,6 @@ class FunctionGrader:
     look like a policy that learns nothing.  An answer that takes too long is TIMED_OUT, one that
     takes too much memory TOO_BIG; both are worth 0.
     """
-
-    parts: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -142,17 +139,6 @@ class FunctionGrader:
         """Ends the workers."""
         if self._pool:
             self._pool.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _flush(self) -> None:
         """Calls the function with what is pending, or sends it."""

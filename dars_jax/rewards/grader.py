@@ -55,7 +55,7 @@ class Grader(Protocol):
     Grades are a function of (response, gold) alone: not of order, load or number of workers.
     """
 
-    parts: tuple[str, ...]  # names of the rewards that it adds up; () if it is one
+    parts: tuple[str, ...] = ()  # names of the rewards that it adds up; () if it is one
 
     def submit(
         self, request_id: int, response: str, gold: Gold, context: Context | None = None
@@ -95,14 +95,16 @@ class Grader(Protocol):
         """Ends worker processes.  Ungraded responses are dropped."""
         ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None: ...
+    ) -> None:
+        self.close()
 
 
 def as_forms(gold: Gold) -> tuple[str, ...]:

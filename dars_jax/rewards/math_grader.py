@@ -7,12 +7,11 @@ import sys
 import threading
 import time
 from collections.abc import Hashable, Sequence
-from types import TracebackType
-from typing import Self, cast
+from typing import cast
 
 from dars_jax.rewards import fast_path, guard
 from dars_jax.rewards.extract import last_box
-from dars_jax.rewards.grader import Context, Gold, Grade, Verdict, as_forms
+from dars_jax.rewards.grader import Context, Gold, Grade, Grader, Verdict, as_forms
 from dars_jax.rewards.pool import ROOT, Command, Pool
 
 _log = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ _LONGEST_KEY = 1024  # characters; of longer answers the digest is kept
 Key = tuple[str | bytes, tuple[str, ...]]
 
 
-class MathGrader:
+class MathGrader(Grader):
     r"""Grades the last \boxed{} of a response by the rules in equality/rules.py.
 
     box -> same spelling or plain numbers -> cache -> static guard -> worker processes
@@ -45,7 +44,6 @@ class MathGrader:
     start when the first answer needs one.  Methods may be called from any thread.
     """
 
-    parts: tuple[str, ...] = ()
     _JUDGE = "rules"  # of the worker
 
     def __init__(self, num_workers: int = 2, cpu_limit_s: float = 1.0) -> None:
@@ -149,17 +147,6 @@ class MathGrader:
         """Ends the workers."""
         with self._lock:
             self._pool.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _start(self, ticket: Hashable, response: str, gold: Gold) -> list[tuple]:
         """The verdict if it is known at once, else nothing: the pair goes to the pool."""

@@ -4,8 +4,6 @@ import collections
 import re
 import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 from dars_jax.rewards import function_grader
 from dars_jax.rewards.grader import OUTSIDE, Context, Gold, Grade, Grader, Verdict
@@ -14,7 +12,7 @@ _SIGN = re.compile(r"\s+([+-])\s+")
 _TERM = re.compile(r"(?:([\d.]+(?:e-?\d+)?)\s*\*\s*)?(\S(?:.*\S)?)")
 
 
-class SumGrader:
+class SumGrader(Grader):
     """Adds up rewards.  The first decides whether an answer is correct, the others only pay.
 
     An answer that one of them leaves out is left out; one on which one of them fails has failed.
@@ -84,17 +82,6 @@ class SumGrader:
         """Ends all workers."""
         for grader in self._graders:
             grader.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _add(self, grades: Sequence[Grade]) -> Grade:
         outside = [grade.verdict for grade in grades if grade.verdict in OUTSIDE]

@@ -160,9 +160,9 @@ def _told(prompts: Prompts, p: int, step: int) -> str:
     text = f", {' '.join(prompts.text[p].split())[:60]!r}" if prompts.text else ""
     where = f"step {step + 1}" if step >= 0 else "evaluation"
     return (
-        f"{where}: the policy's log-probs for the prompt of row {prompts.uid[p] + 1}{text} are not "
-        "finite: "
-        "its weights, or policy.dtype, cannot hold what it computes; answers would mean nothing"
+        f"{where}: the policy's log-probs for the prompt of row {prompts.uid[p] + 1}{text} are "
+        "not finite: its weights, or policy.dtype, cannot hold what it computes; answers would "
+        "mean nothing"
     )
 
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import optax
 
-from dars_jax import distributed
+from dars_jax import distributed, objective
 from dars_jax.config import ConfigDict, cache_dir
 from dars_jax.data import prompts
 from dars_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -165,8 +165,20 @@ def check_ids(plan: Plan, tokenizer: Tokenizer, examples: prompts.Examples, sour
 
 
 def make_grader(plan: Plan) -> Grader:
-    """The reward named in the configuration."""
-    return load_grader(**plan.config.reward)
+    """The reward named in the configuration.
+
+    Raises:
+      ValueError: there is none, or a sum where advantages need rewards that are shares of right.
+    """
+    c = plan.config
+    grader = load_grader(**c.reward)
+    if grader.parts and c.objective.advantage not in objective.OF_ANY_REWARD:
+        raise ValueError(
+            f"reward.name = {c.reward.name!r} is a sum, of which objective.advantage = "
+            f"{c.objective.advantage!r} makes no accuracy: use one of "
+            f"{', '.join(objective.OF_ANY_REWARD)}"
+        )
+    return grader
 
 
 def initial_params(parts: Parts) -> Any:

@@ -197,97 +197,6 @@ def test_a_bad_parquet_row_or_file_is_named(tmp_path):
         load(path)
 
 
-# TFDS ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("tfds")
-
-
-def test_countdown_is_prepared_once_and_read_without_tensorflow(data_dir):
-    code = f"""
-import sys
-from dars_jax.data.prompts import load_examples
-from dars_jax.data.tokenizer import load_tokenizer
-from dars_jax.tasks import countdown
-countdown.train_tokenizer({str(data_dir / "tokenizer.model")!r})
-assert "tensorflow_datasets" not in sys.modules
-tokenizer = load_tokenizer({str(data_dir / "tokenizer.model")!r})
-load_examples("tfds:countdown:train", tokenizer, chat=False, max_prompt_tokens=16,
-              data_dir={str(data_dir)!r})
-assert "tensorflow" not in sys.modules
-"""
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert out.returncode == 0, out.stderr
-    assert out.stdout == ""
-    files = {path: path.stat().st_mtime_ns for path in (data_dir / "countdown").rglob("*.array*")}
-    assert len(files) == 2
-
-    tokenizer = load_tokenizer(data_dir / "tokenizer.model")
-    for split, problems in (
-        ("train", countdown.train_problems()),
-        ("test", countdown.test_problems()),
-    ):
-        examples = load_examples(
-            f"tfds:countdown:{split}",
-            tokenizer,
-            chat=False,
-            max_prompt_tokens=8,
-            data_dir=str(data_dir),
-        )
-        assert tuple(e.prompt for e in examples.rows) == problems
-        assert [e.uid for e in examples.rows] == list(range(len(problems)))
-        first = examples.rows[0]
-        assert first.answer == (countdown.answer_of(problems[0]),)
-        assert first.source == "countdown"
-        assert first.tokens.tolist() == [tokenizer.bos_id, *tokenizer.encode(problems[0])]
-    assert files == {path: path.stat().st_mtime_ns for path in files}
-
-
-@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
-def test_any_prepared_dataset_is_read_by_name_and_fields(tmp_path, file_format):
-    import tensorflow_datasets as tfds
-
-    class Squares(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version("1.0.0")
-        code_path = None
-
-        def _info(self):
-            gold = tfds.features.Sequence(tfds.features.Text())
-            features = {"question": tfds.features.Text(), "gold": gold}
-            return tfds.core.DatasetInfo(
-                builder=self,
-                features=tfds.features.FeaturesDict(features),
-                disable_shuffling=True,
-            )
-
-        def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples()}
-
-        def _generate_examples(self):
-            for i in range(5):
-                yield i, {"question": f"{i}²?", "gold": [f"{i * i}", f"{i}^2"]}
-
-    Squares(data_dir=str(tmp_path), file_format=file_format).download_and_prepare()
-    options = {"prompt_field": "question", "answer_field": "gold", "data_dir": str(tmp_path)}
-    examples = load("tfds:squares:train", **options)
-    assert [e.prompt for e in examples.rows] == [f"{i}²?" for i in range(5)]
-    assert [e.uid for e in examples.rows] == list(range(5))
-    assert examples.rows[3].answer == ("9", "3^2")
-    assert examples.rows[3].source == "squares"
-    assert [e.prompt for e in load("tfds:squares:train[1:3]", **options).rows] == ["1²?", "2²?"]
-    with pytest.raises(ValueError, match="no field 'problem'; there are 'gold', 'question'"):
-        load("tfds:squares:train", data_dir=str(tmp_path))
-
-
-def test_a_dataset_that_was_not_prepared_or_a_split_that_is_not_there_is_refused(data_dir):
-    with pytest.raises(FileNotFoundError, match="tfds:nothing: not prepared"):
-        load("tfds:nothing:train", data_dir=str(data_dir))
-    with pytest.raises(ValueError, match="Unknown split 'validation'"):
-        load("tfds:countdown:validation", data_dir=str(data_dir))
-
-
 # Bad input -------------------------------------------------------------------------------------
 
 BAD_LINES = [
@@ -367,40 +276,6 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_limit_below_one_token_is_refused(write):
     with pytest.raises(ValueError, match="max_prompt_tokens must be at least 1"):
         load(write(row()), max_prompt_tokens=0)
-
-
-# Order -----------------------------------------------------------------------------------------
-
-SIZES = {"num_examples": st.integers(1, 60), "batch_size": st.integers(1, 80)}
-
-
-@given(**SIZES, seed=st.integers(0, 2**40), epoch=st.integers(0, 5))
-def test_every_epoch_uses_every_example_once(num_examples, batch_size, seed, epoch):
-    steps = -(-num_examples // batch_size)
-    batches = [
-        batch_indices(num_examples, batch_size, seed, epoch * steps + i) for i in range(steps)
-    ]
-    assert {e for e, _ in batches} == {epoch}
-    assert [len(b) for _, b in batches[:-1]] == [batch_size] * (steps - 1)
-    assert sorted(np.concatenate([b for _, b in batches])) == list(range(num_examples))
-
-
-@given(batch_size=st.integers(1, 50), seed=st.integers(0, 99))
-def test_the_order_of_an_epoch_does_not_depend_on_the_batch_size(batch_size, seed):
-    steps = -(-50 // batch_size)
-    order = np.concatenate([batch_indices(50, batch_size, seed, i)[1] for i in range(steps)])
-    np.testing.assert_array_equal(order, batch_indices(50, 50, seed, 0)[1])
-
-
-def test_orders_differ_between_epochs_and_seeds():
-    orders = {tuple(batch_indices(50, 50, s, e)[1].tolist()) for s in range(3) for e in range(3)}
-    assert len(orders) == 9
-
-
-@pytest.mark.parametrize("arguments", [(0, 1, 0, 0), (1, 0, 0, 0), (1, 1, -1, 0), (1, 1, 0, -1)])
-def test_sizes_and_steps_below_their_minimum_are_refused(arguments):
-    with pytest.raises(ValueError, match="batch_indices needs"):
-        batch_indices(*arguments)
 
 
 # The published layout, and rows that nearly have it -------------------------------------------

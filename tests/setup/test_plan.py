@@ -3,7 +3,7 @@
 import pytest
 
 from dars_jax.config import defaults
-from dars_jax.setup import plan
+from dars_jax.setup import build, plan
 from dars_jax.tpu import cost
 
 
@@ -72,3 +72,15 @@ def test_caps_and_limits_are_the_published_and_measured_ones_unless_set():
     assert (made.loss.correction_cap, made.gap_limit) == (1.5, 0.2)
     config.learner.gap_limit, config.policy.dtype = 0.0, "bfloat16"
     assert plan.validate(config, 1).update.gap_limit == 0.05
+
+
+def test_advantages_that_are_of_an_accuracy_refuse_a_sum_of_rewards():
+    config = defaults().unlock()
+    config.reward.name = "math + 0.2 * dars_jax.tasks.word_problems:check"
+    for advantage in ("mean", "std"):
+        config.objective.advantage = advantage
+        with build.make_grader(plan.validate(config, 1)) as grader:
+            assert grader.parts == ("math", "dars_jax.tasks.word_problems:check")
+    config.objective.advantage = "maxrl"
+    with pytest.raises(ValueError, match=r"is a sum, of which objective\.advantage = 'maxrl'"):
+        build.make_grader(plan.validate(config, 1))
