@@ -1,43 +1,13 @@
-"""Prompts: what becomes of the rows of a source, and the order of training."""
+"""Prompts: what becomes of the rows of a source."""
 
 import json
 import logging
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from dars_jax.data.prompts import batch_indices, load_examples
-from dars_jax.data.tokenizer import load_tokenizer
-from dars_jax.tasks import countdown
-
-BOS = 1
-
-
-class Letters:
-    """A tokenizer of letters whose chats are `role:content|…`, so that prompts can be read back."""
-
-    def encode(self, text):
-        return [ord(letter) for letter in text]
-
-    def encode_prompt(self, text):
-        return [BOS, *self.encode(text)]
-
-    def render(self, messages):
-        if len(messages) > 3:
-            raise ValueError("too many turns")
-        return "|".join(f"{m['role']}:{m['content']}" for m in messages)
-
-
-def load(source, **options):
-    return load_examples(
-        str(source), Letters(), **{"chat": False, "max_prompt_tokens": 1000} | options
-    )
+from prompt_rows import load
 
 
 def read_back(example):

@@ -1,66 +1,33 @@
-"""Tokenizers: ids, special tokens and chat templates, from a model's own files."""
+"""Tokenizers: ids and special tokens, from a model's own files."""
 
+import functools
 import io
 import json
 
 import pytest
 import sentencepiece
-import tokenizers
+import tokenizer_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizer_files import (
+    BEGIN,
+    END,
+    PAD,
+    TURN,
+    UNUSED,
+    byte_level_bpe,
+    chat_config,
+    template_processor,
+)
 
 from dars_jax.data.tokenizer import load_tokenizer
 from dars_jax.tasks import countdown
 
-SPECIAL = ["<|end|>", "<|pad|>", "<|begin|>", "<|turn|>", "<|unused|>"]
-END, PAD, BEGIN, TURN, UNUSED = range(5)
-
-TEMPLATE = """\
-{%- if messages[0]['role'] != 'system' %}
-    {{- '<|begin|>system\\nBe brief.<|turn|>\\n' }}
-{%- endif %}
-{%- for message in messages %}
-    {%- if message['role'] == 'tool' %}
-        {{- raise_exception('no tools here') }}
-    {%- endif %}
-    {{- bos_token + message['role'] + '\\n' + message['content'] + '<|turn|>\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- bos_token + 'assistant\\n' }}
-{%- endif %}
-"""
-
-
-def byte_level_bpe():
-    model = tokenizers.Tokenizer(tokenizers.models.BPE())
-    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    model.decoder = tokenizers.decoders.ByteLevel()
-    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    trainer = tokenizers.trainers.BpeTrainer(
-        special_tokens=SPECIAL, initial_alphabet=alphabet, vocab_size=300, show_progress=False
-    )
-    model.train_from_iterator(["what is the sum of the numbers"], trainer)
-    return model
-
-
-def template_processor(single):
-    return tokenizers.processors.TemplateProcessing(
-        single=single, special_tokens=[("<|begin|>", BEGIN), ("<|end|>", END)]
-    )
-
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a model directory; a keyword `config_json={…}` becomes the file config.json."""
-
-    def write_directory(model=None, **files):
-        (model or byte_level_bpe()).save(str(tmp_path / "tokenizer.json"))
-        files = {"tokenizer_config_json": {"eos_token": "<|end|>"}} | files
-        for name, content in files.items():
-            (tmp_path / name.replace("_json", ".json")).write_text(json.dumps(content))
-        return tmp_path
-
-    return write_directory
+    """Writes a model directory, see tokenizer_files.write."""
+    return functools.partial(tokenizer_files.write, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -232,74 +199,6 @@ def test_pad_is_the_named_token_then_the_stated_id_then_the_first_eos(
     assert load_tokenizer(directory).pad_id == pad_id
 
 
-# Hugging Face: chat ----------------------------------------------------------------------------
-
-QUESTION = [{"role": "user", "content": "1 < 2?"}]
-
-
-def chat_config(template, **more):
-    named = {"eos_token": "<|end|>", "bos_token": "<|begin|>"}
-    return {"tokenizer_config_json": named | {"chat_template": template} | more}
-
-
-def test_a_chat_is_rendered_as_the_template_says_and_opened_for_the_assistant(write):
-    tokenizer = load_tokenizer(write(**chat_config(TEMPLATE)))
-    opened = "<|begin|>user\n1 < 2?<|turn|>\n<|begin|>assistant\n"
-    assert tokenizer.render(QUESTION) == "<|begin|>system\nBe brief.<|turn|>\n" + opened
-    system = {"role": "system", "content": "Think."}
-    assert tokenizer.render([system, *QUESTION]) == ("<|begin|>system\nThink.<|turn|>\n" + opened)
-    assert tokenizer.encode(tokenizer.render(QUESTION))[0] == BEGIN
-
-
-def test_blocks_leave_no_blank_lines_and_loops_can_be_left(write):
-    template = (
-        "{% for m in messages %}\n  {% if loop.index == 2 %}\n  {% break %}\n  {% endif %}\n"
-        "{{ m.content }}\n{% endfor %}\n"
-    )
-    tokenizer = load_tokenizer(write(**chat_config(template)))
-    assert tokenizer.render([*QUESTION, *QUESTION]) == "1 < 2?\n"
-
-
-def test_tojson_writes_text_as_it_is(write):
-    tokenizer = load_tokenizer(write(**chat_config("{{ messages[0].content | tojson }}")))
-    assert tokenizer.render([{"role": "user", "content": "1 < 2 'é'"}]) == "\"1 < 2 'é'\""
-
-
-def test_the_current_date_is_not_offered_so_that_prompts_stay_the_same(write):
-    template = "{{ strftime_now('%Y') if strftime_now is defined else '2024' }}"
-    assert load_tokenizer(write(**chat_config(template))).render(QUESTION) == "2024"
-
-
-def test_a_template_file_beside_the_config_wins(write):
-    directory = write(**chat_config("from the config"))
-    assert load_tokenizer(directory).render(QUESTION) == "from the config"
-    (directory / "chat_template.jinja").write_text("from the file")
-    assert load_tokenizer(directory).render(QUESTION) == "from the file"
-
-
-def test_of_several_templates_the_default_is_used(write):
-    both = [{"name": "rag", "template": "no"}, {"name": "default", "template": "yes"}]
-    assert load_tokenizer(write(**chat_config(both))).render(QUESTION) == "yes"
-    with pytest.raises(ValueError, match="no 'default'"):
-        load_tokenizer(write(**chat_config(both[:1])))
-
-
-def test_of_templates_by_name_the_default_is_used(write):
-    assert (
-        load_tokenizer(write(**chat_config({"default": "yes", "rag": "no"}))).render(QUESTION)
-        == "yes"
-    )
-
-
-def test_a_mark_around_the_assistants_words_changes_nothing(write):
-    template = (
-        "{% for m in messages %}{% set word = m.content %}{% generation %}[{{ word }}]"
-        "{%- endgeneration %}{% endfor %}"
-    )
-    tokenizer = load_tokenizer(write(**chat_config(template)))
-    assert tokenizer.render([*QUESTION, *QUESTION]) == "[1 < 2?][1 < 2?]"
-
-
 def test_a_text_that_spells_out_its_bos_gets_no_second_one(write):
     model = byte_level_bpe()
     model.post_processor = template_processor("<|begin|> $A")
@@ -308,43 +207,6 @@ def test_a_text_that_spells_out_its_bos_gets_no_second_one(write):
     assert tokenizer.encode_prompt("<|begin|>sum") == tokenizer.encode_prompt("sum")
     twice = tokenizer.encode_prompt("<|begin|><|begin|>sum")  # as written
     assert twice == [BEGIN, BEGIN, *tokenizer.encode("sum")]
-
-
-ENDS = "{% for m in messages %}{{ m.content }}<|turn|>{% endfor %}"
-
-
-@pytest.mark.parametrize(
-    ("files", "chat", "told"),
-    [
-        ({}, True, []),
-        (chat_config(ENDS), False, []),
-        (chat_config(ENDS), True, ["the chat template has '<|turn|>' (3)"]),
-        (chat_config(ENDS) | {"generation_config_json": {"eos_token_id": [TURN, END]}}, True, []),
-        (chat_config("{{ messages[0].content }}"), True, []),
-        (chat_config("{{ 1 / 0 }}"), True, []),
-        (
-            {"generation_config_json": {"eos_token_id": TURN}}, False,
-            ["the named eos_token has '<|end|>' (0)"],
-        ),
-        (
-            {
-                "generation_config_json": {"eos_token_id": END},
-                "config_json": {"eos_token_id": [END, UNUSED]},
-            },
-            False,
-            ["config.json has '<|unused|>' (4)"],
-        ),
-        (
-            {"generation_config_json": {"eos_token_id": 0}, "config_json": {"eos_token_id": 9999}},
-            False, [],
-        ),
-    ],
-)  # fmt: skip
-def test_an_end_that_is_named_elsewhere_is_told_with_the_remedy(write, files, chat, told):
-    lines = load_tokenizer(write(**files)).remarks(chat)
-    assert len(lines) == len(told)
-    for line, part in zip(lines, told, strict=True):
-        assert part in line and "eos_token_id of generation_config.json" in line
 
 
 def test_the_largest_id_that_any_text_can_give_is_not_that_of_a_special_token(write):
@@ -358,33 +220,6 @@ def test_the_largest_id_that_any_text_can_give_is_not_that_of_a_special_token(wr
 
 def test_the_largest_id_of_a_sentencepiece_model_is_that_of_a_piece(countdown_tokenizer):
     assert countdown_tokenizer.largest_plain_id() == 108
-
-
-@pytest.mark.parametrize(
-    ("template", "message"),
-    [
-        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
-        ("{{ messages.__class__.__mro__ }}", "unsafe"),
-        ("{{ messages.append(1) }}", "'append' of 'list' object is unsafe"),
-        ("{{ nothing.content }}", "'nothing' is undefined"),
-        ("{{ messages[0].content + 1 }}", "concatenate"),
-        ("{{ messages | length / (messages | length - 1) }}", "division by zero"),
-        ("{{ range(10 ** 6) | list }}", "Range too big"),
-        ("{{ [].pop() }}", "unsafe|empty"),
-        ("{% include 'other' %}", "loader"),
-        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
-    ],
-)
-def test_a_template_that_refuses_or_misbehaves_is_a_clear_error(write, template, message):
-    tokenizer = load_tokenizer(write(**chat_config(template)))
-    with pytest.raises(ValueError, match=f"the chat template says: .*{message}"):
-        tokenizer.render(QUESTION)
-
-
-def test_without_a_template_there_is_no_chat(write):
-    tokenizer = load_tokenizer(write())
-    with pytest.raises(ValueError, match="no chat template"):
-        tokenizer.render(QUESTION)
 
 
 # Bad input -------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ openai = pytest.importorskip("openai", reason="pip install 'dars_jax[test]'")
 pytest.importorskip("uvicorn", reason="pip install 'dars_jax[serve]'")
 httpx = pytest.importorskip("httpx", reason="a part of openai")
 
+from serving import Words
+
 from dars_jax.engine.jetstream_engine import PolicyEngine
 from dars_jax.engine.openai_server import OpenAIServer
 from dars_jax.engine.programs import Programs
@@ -31,15 +33,8 @@ GREEDY = SamplingConfig(0.0, max_tokens=LIMIT)
 PROMPTS = [np.random.default_rng(i).integers(10, 61, 1 + i % 8).tolist() for i in range(16)]
 
 
-class Words:
-    """A tokenizer whose texts are ids with spaces between them."""
-
-    vocab_size, bos_id, eos_ids, pad_id = 61, None, EOS, 33
-
-    def encode(self, text):
-        return [int(word) for word in text.split()]
-
-    encode_prompt = encode
+class Sentences(Words):
+    """Each id with a space behind it, so that texts can be cut anywhere; and chats."""
 
     def decode(self, ids):
         return "".join(f"{i} " for i in ids)
@@ -50,6 +45,9 @@ class Words:
         return " ".join(m["content"] for m in messages)
 
 
+WORDS = Sentences(EOS)
+
+
 @pytest.fixture(scope="module")
 def programs(tiny):
     """An engine's programs with two slots, and the published parameters."""
@@ -57,7 +55,7 @@ def programs(tiny):
                           response_tokens=LIMIT, eos_ids=EOS, filters=True,
                           dtype=jnp.dtype("float32"))  # fmt: skip
     made = Programs(config, tiny.config, sharding.make_mesh(1, 1, 1))
-    engine = PolicyEngine(made, Words(), GREEDY, steps_per_dispatch=4)
+    engine = PolicyEngine(made, WORDS, GREEDY, steps_per_dispatch=4)
     return types.SimpleNamespace(programs=made, params=made.publish(tiny.params), engine=engine)
 
 
@@ -89,7 +87,7 @@ def direct(programs):
 def serving(programs):
     """A running server and its client; `failures` must be empty at the end."""
     engine, failures = programs.engine, queue.SimpleQueue()
-    server = OpenAIServer(engine, programs.params, Words(), "tiny", host="127.0.0.1", port=0,
+    server = OpenAIServer(engine, programs.params, WORDS, "tiny", host="127.0.0.1", port=0,
                           failed=failures.put)  # fmt: skip
     url = f"http://{server.address}/v1"
     try:
@@ -112,7 +110,7 @@ def complete(s, prompt, **fields):
 
 
 def words(ids):
-    return Words().decode(ids)
+    return WORDS.decode(ids)
 
 
 def test_many_clients_at_once_get_the_answers_of_direct_use(served, direct):
@@ -328,7 +326,7 @@ def test_an_engine_that_fails_is_reported_and_can_be_stopped(programs, monkeypat
 
     monkeypatch.setattr(programs.engine, "insert", broken)
     failures = queue.SimpleQueue()
-    server = OpenAIServer(programs.engine, programs.params, Words(), "tiny", host="127.0.0.1",
+    server = OpenAIServer(programs.engine, programs.params, WORDS, "tiny", host="127.0.0.1",
                           port=0, failed=failures.put)  # fmt: skip
     url = f"http://{server.address}/v1/completions"
     with futures.ThreadPoolExecutor(1) as pool:

@@ -2,14 +2,7 @@
 
 import contextlib
 import logging
-import os
-import pathlib
 import queue
-import runpy
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 import types
@@ -18,41 +11,22 @@ from concurrent import futures
 import grpc
 import jax.numpy as jnp
 import numpy as np
-import policies
 import pytest
 from jetstream.core.proto import jetstream_pb2, jetstream_pb2_grpc
+from serving import Words, ask, request_of
 
-from dars_jax.commands import serve
-from dars_jax.data import prompts
-from dars_jax.data.tokenizer import load_tokenizer
-from dars_jax.engine.jetstream_engine import JetStreamTokenizer, PolicyEngine, PolicyTokens
+from dars_jax.engine.jetstream_engine import PolicyEngine, PolicyTokens
 from dars_jax.engine.programs import Programs
 from dars_jax.engine.server import Server
 from dars_jax.engine.session import NonFiniteError, Request, SamplingConfig, Session
 from dars_jax.engine.state import DecodeConfig
-from dars_jax.engine.text import TextStream
 from dars_jax.policy import sharding
-from dars_jax.setup import build
 
-REPO = pathlib.Path(__file__).resolve().parents[2]
 EOS = tuple(range(8))
 LIMIT = 12
+WORDS = Words(EOS)  # its padding can be sampled
 GREEDY, SAMPLED = SamplingConfig(0.0, max_tokens=LIMIT), SamplingConfig(1.0, max_tokens=LIMIT)
 PROMPTS = [np.random.default_rng(i).integers(10, 61, 1 + i % 8).astype(np.int32) for i in range(16)]
-
-
-class Words:
-    """A tokenizer whose texts are ids with spaces between them; its padding can be sampled."""
-
-    vocab_size, bos_id, eos_ids, pad_id = 61, None, EOS, 33
-
-    def encode(self, text):
-        return [int(word) for word in text.split()]
-
-    encode_prompt = encode
-
-    def decode(self, ids):
-        return " ".join(map(str, ids))
 
 
 @pytest.fixture(scope="module")
@@ -84,21 +58,12 @@ def direct(programs):
     return sample
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """(configuration, working directory with a checkpoint, its parameters)."""
-    directory = tmp_path_factory.mktemp("serve")
-    config = runpy.run_path(str(REPO / "configs" / "grpo.py"))["get_config"]("")
-    config.policy.path = str(policies.random(directory / "policy"))
-    return config, directory / "work", policies.checkpoint(config, directory / "work", [1, 3])
-
-
 @contextlib.contextmanager
 def serving_of(programs, sampling=SAMPLED, k=1, seed=0):
     """A running server -> its stub and itself; `failures` must be empty at the end."""
-    engine = PolicyEngine(programs.programs, Words(), sampling, steps_per_dispatch=k, seed=seed)
+    engine = PolicyEngine(programs.programs, WORDS, sampling, steps_per_dispatch=k, seed=seed)
     failures = queue.SimpleQueue()
-    server = Server(engine, programs.params, Words().encode_prompt, Words().decode,
+    server = Server(engine, programs.params, WORDS.encode_prompt, WORDS.decode,
                             host="127.0.0.1", port=0, failed=failures.put)  # fmt: skip
     try:
         with grpc.insecure_channel(server.address) as channel:
@@ -107,26 +72,6 @@ def serving_of(programs, sampling=SAMPLED, k=1, seed=0):
     finally:
         server.stop(grace=0)
     assert failures.empty(), failures.get()
-
-
-def request_of(prompt, max_tokens=LIMIT, **fields):
-    """A request of ids, or of text if the prompt is text."""
-    content = jetstream_pb2.DecodeRequest
-    if isinstance(prompt, str):
-        fields["text_content"] = content.TextContent(text=prompt)
-    elif prompt is not None:
-        fields["token_content"] = content.TokenContent(token_ids=prompt)
-    return jetstream_pb2.DecodeRequest(max_tokens=max_tokens, **fields)
-
-
-def ask(stub, *arguments, **fields):
-    """(ids, text) of a whole answer."""
-    ids, said = [], ""
-    for response in stub.Decode(request_of(*arguments, **fields), timeout=60):
-        (sample,) = response.stream_content.samples
-        ids += sample.token_ids
-        said += sample.text
-    return ids, said
 
 
 def code_of(stub, *arguments, **fields):
@@ -147,7 +92,7 @@ def test_more_clients_than_slots_get_the_answers_of_direct_use(programs, direct,
 @pytest.mark.parametrize("k", [1, 4])
 def test_the_nth_request_has_the_nth_random_stream(programs, direct, k):
     want = direct([(prompt, n) for n, prompt in enumerate(PROMPTS)], SAMPLED, seed=5)
-    assert any(Words.pad_id in x[:-1] for x in want)  # padding does not end an answer
+    assert any(WORDS.pad_id in x[:-1] for x in want)  # padding does not end an answer
     assert [] in want  # an EOS at once
     with serving_of(programs, SAMPLED, k, seed=5) as s:
         assert [ask(s.stub, prompt)[0] for prompt in PROMPTS] == want
@@ -173,7 +118,7 @@ def test_a_client_gets_the_tokens_it_asked_for_and_no_more(programs, direct, k):
 def test_a_text_prompt_is_answered_with_text_and_ids(programs, direct):
     (whole,) = direct([(PROMPTS[3], 0)], GREEDY)
     with serving_of(programs, GREEDY, 1) as s:
-        assert ask(s.stub, Words().decode(PROMPTS[3])) == (whole, Words().decode(whole))
+        assert ask(s.stub, WORDS.decode(PROMPTS[3])) == (whole, WORDS.decode(whole))
         assert ask(s.stub, PROMPTS[3]) == (whole, "")
 
 
@@ -300,98 +245,11 @@ def test_the_root_logger_is_left_alone():
     assert not [h for h in root.handlers if h.formatter and "asctime" in h.formatter._fmt[:12]]
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
-def test_the_pieces_of_a_text_add_up(size, trained):
-    tokenizer = load_tokenizer(trained[0].policy.path)
-    ids = tokenizer.encode("3 * 7 + 12")
-    stream = TextStream(tokenizer.decode)
-    pieces = [stream.add(ids[i : i + size]) for i in range(0, len(ids), size)]
-    assert "".join(pieces) == tokenizer.decode(ids) == "3 * 7 + 12"
-    assert all(pieces)
-
-
-def test_half_a_character_waits_for_the_rest():
-    stream = TextStream(lambda ids: bytes(ids).decode(errors="replace"))
-    data = "aé€b".encode()
-    assert [stream.add([i]) for i in data] == ["a", "", "é", "", "", "€", "b"]
-    assert stream.add(b"\xe2") == "" and stream.add([], last=True) == "\ufffd"
-    assert stream.add([], last=True) == ""
-
-
-def test_bos_goes_in_front_of_a_text_unless_it_continues_one(trained):
-    inner = load_tokenizer(trained[0].policy.path)
-    tokenizer = JetStreamTokenizer(inner, 10)
-    for is_bos in (True, False):
-        ids, length = tokenizer.encode("3 7 = 21", is_bos=is_bos)
-        want = inner.encode_prompt("3 7 = 21") if is_bos else inner.encode("3 7 = 21")
-        assert ids[:length].tolist() == want and set(ids[length:].tolist()) <= {inner.pad_id}
-
-
-# The command -----------------------------------------------------------------------------------
-
-
-def answer_of(config, params, problem):
-    """The greedy answer of rollouts."""
-    plan = build.make_plan(config)
-    tokenizer = load_tokenizer(config.policy.path)
-    decode = DecodeConfig(
-        slots=8, prefixes=1, requests=64, prompt_tokens=10, response_tokens=8,
-        eos_ids=tokenizer.eos_ids, filters=False, dtype=jnp.dtype("float32"),
-    )  # fmt: skip
-    programs = Programs(decode, plan.model, sharding.make_mesh(1, 1, 1))
-    session = Session(programs, programs.publish(params), 1)
-    session.prefill([(0, 0, prompts.encode_prompt(tokenizer, problem, chat=False))])
-    session.enqueue([Request(0, 0, 0, (0, 0, 0, 0, 0), 8)], GREEDY)
-    session.start(100)
-    ids, _ = session.drain(session.finish().finished)[0, 0]
-    return tokenizer.decode(ids)
-
-
-def test_the_command_serves_the_newest_checkpoint_until_it_is_stopped(trained):
-    config, workdir, params = trained
-    command = [sys.executable, "launch/serve.py", "--config", "configs/grpo.py", "--port", "0"]
-    command += ["--workdir", str(workdir), "--temperature", "0", "--steps_per_dispatch", "4",
-                f"--config.policy.path={config.policy.path}"]  # fmt: skip
-    process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
-                               text=True, env=dict(os.environ, PYTHONPATH=str(REPO)))  # fmt: skip
-    try:
-        line = process.stderr.readline()  # the first one
-        assert line.startswith("serving step 3 on 127.0.0.1:")
-        assert "256 slots, 4 steps per dispatch" in line
-        with grpc.insecure_channel(line.split(" on ")[1].split(": ")[0]) as channel:
-            stub = jetstream_pb2_grpc.OrchestratorStub(channel)
-            _, said = ask(stub, "3 7 12 = 33 :", 8)
-        assert said == answer_of(config, params, "3 7 12 = 33 :")
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
-        assert (process.returncode, out, err) == (143, "", "stopped by SIGTERM\n")
-    finally:
-        process.kill()
-
-
-def test_without_a_checkpoint_one_line_says_so(trained, tmp_path, capsys):
-    with pytest.raises(SystemExit) as error:
-        serve.serve(trained[0], tmp_path, api="jetstream", host="127.0.0.1", port=0, initial=False,
-                    temperature=None, seed=0, steps=1)  # fmt: skip
-    (line,) = capsys.readouterr().err.splitlines()
-    assert error.value.code == 2
-    assert "no checkpoint" in line and "--initial" in line
-
-
-def test_a_port_in_use_is_known_at_once(fresh_python, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = fresh_python("launch/serve.py", "--config", "configs/dars_b.py", "--workdir",
-                            tmp_path, "--port", taken.getsockname()[1], timeout=20)  # fmt: skip
-    (line,) = done.stderr.splitlines()
-    assert done.returncode == 2
-    assert "--port" in line and "in use" in line
-
-
 # What JetStream's versions say ------------------------------------------------------------------
 
 
 def test_the_arguments_of_both_jetstreams_are_taken(programs):
-    engine = PolicyEngine(programs.programs, Words(), GREEDY)
+    engine = PolicyEngine(programs.programs, WORDS, GREEDY)
     params, tokens = programs.params, jnp.asarray(PROMPTS[3])
     old = engine.prefill(params=params, existing_prefix=None, padded_tokens=tokens, true_length=4)
     new = engine.prefill(params=params, padded_tokens=tokens, true_length=4, sampler=None,
