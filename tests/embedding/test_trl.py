@@ -8,8 +8,8 @@ import pytest
 
 from dars_jax.allocator import top_up
 
-pytest.importorskip("trl")
-torch = pytest.importorskip("torch")
+pytest.importorskip("trl", reason="pip install trl==1.16.0")
+torch = pytest.importorskip("torch", reason="pip install torch")
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "embedding" / "trl_dars.py"
 PRE_ROLLOUTS, LONGEST = 32, 3

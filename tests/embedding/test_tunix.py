@@ -9,8 +9,8 @@ import pytest
 
 from dars_jax.allocator import top_up
 
-pytest.importorskip("tunix")
-nnx = pytest.importorskip("flax.nnx")
+pytest.importorskip("tunix", reason="pip install google-tunix==0.1.7")
+nnx = pytest.importorskip("flax.nnx", reason="a part of flax")
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "embedding" / "tunix_dars.py"
 PRE_ROLLOUTS, LONGEST = 32, 3
