@@ -73,11 +73,11 @@ def main() -> int:
     parser.add_argument("--budget", choices=arms.AXES, default="prompts",
                         help="at equal numbers of what arms are compared first; the report has "
                         "all three")  # fmt: skip
-    parser.add_argument("--also", type=_parts, help="parts besides the arms, with commas, NAME or "
-                        "NAME:SEEDS; bases: weaker and stronger base policies; rates: half and "
-                        "twice the learning rate; breadth: a half and a quarter of it, long; "
-                        "strong: a stronger base, long; large: a policy eight times the size "
-                        "(bases; with --quick nothing)")  # fmt: skip
+    parser.add_argument("--also", type=_parts, help="the same arms, as far as a part has them, in "
+                        "parts, with commas, NAME or NAME:SEEDS; bases: weaker and stronger base "
+                        "policies; rates: half and twice the learning rate; breadth: a half and a "
+                        "quarter of it, long; strong: a stronger base, long; large: a policy eight "
+                        "times the size (bases; with --quick nothing)")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="what can be seen in minutes")
     parser.add_argument("--jobs", type=_positive, default=len(os.sched_getaffinity(0)),
                         help="runs at a time, one thread each (one for each core)")  # fmt: skip

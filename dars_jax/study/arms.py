@@ -134,7 +134,7 @@ def trials(names: Sequence[str], seeds: int, prompts: int, also: Mapping[str, in
     """All arms for a seed before the next seed, then the parts likewise, no run twice.
 
     Args:
-      also: how many seeds of which part of ALSO.
+      also: how many seeds of which part of ALSO; of its arms, those in `names`.
     """
     out = [Trial(ARMS[name], seed, prompts) for seed in range(seeds) for name in names]
     for name, part_seeds in also.items():
@@ -144,6 +144,7 @@ def trials(names: Sequence[str], seeds: int, prompts: int, also: Mapping[str, in
             for seed in range(part_seeds)
             for variant in part.variants
             for arm in part.arms
+            if arm in names
         ]
     longest: dict[str, Trial] = {}
     for trial in out:  # a shorter run is the beginning of a longer one

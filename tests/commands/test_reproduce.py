@@ -97,8 +97,9 @@ def test_a_run_of_other_settings_is_not_taken_for_ours(root, tmp_path, capsys):
 def test_other_bases_are_runs_of_their_own(tmp_path):
     trials = options(tmp_path, also={"bases": 2}, prompts=arms.LONG).trials()
     directories = [trial.directory for trial in trials]
-    assert len(set(directories)) == len(directories) == 2 * 2 + 2 * 4 * 4
+    assert len(set(directories)) == len(directories) == 2 * 2 + 2 * 4 * 2
     assert "dars_b-base_300/seed_1" in directories
+    assert "dars_b_half-base_300/seed_0" not in directories  # not one of the arms asked for
     (base,) = [t for t in trials if t.directory == "grpo-base_60/seed_0"]
     config = runpy.run_path(str(REPO / "configs" / "grpo.py"))["get_config"]()
     assert base.overrides(config) == {
