@@ -6,6 +6,7 @@ imports little, so that a misspelt key is refused at once.
 """
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -160,6 +161,15 @@ def cache_dir() -> Path:
     return Path(root)
 
 
+# Settings that name files, and where a checkpoint has the fingerprint of what they held: that
+# decides on going on, not the name.
+CONTENTS = {
+    "data.train": "data.train.content",
+    "data.test": "data.test.content",
+    "policy.path": "policy.content",
+}
+
+
 # Values that stored configurations may hold, and what they are called now.
 _RENAMED = {
     "dars_jax.countdown:check": "dars_jax.tasks.countdown:check",
@@ -188,11 +198,23 @@ def as_of_today(settings: dict) -> dict:
     return now
 
 
-def differences(old: dict, new: dict) -> list[str]:
-    """Keys in which two flattened configurations differ, those in FREE_KEYS left out."""
+def differences(old: dict, new: dict, free: Collection[str] = FREE_KEYS) -> list[str]:
+    """Keys in which two flattened configurations differ, those in `free` left out.
+
+    Where both have the fingerprint of a setting of CONTENTS, it stands for the setting.
+    """
     old, new = as_of_today(old), as_of_today(new)
-    keys = sorted((old.keys() | new.keys()) - set(FREE_KEYS))
-    return [
+    said = []
+    for key, content in CONTENTS.items():
+        before, now = old.pop(content, None), new.pop(content, None)
+        if before and now:
+            name, former = new.pop(key, ""), old.pop(key, "")
+            if before != now and name == former:
+                said.append(f"{key}: the contents of {name!r} have changed")
+            elif before != now:
+                said.append(f"{key}: {name!r} holds other contents than {former!r} did")
+    keys = sorted((old.keys() | new.keys()) - set(free))
+    return said + [
         f"{key}: {old.get(key, 'absent')!r} before, {new.get(key, 'absent')!r} now"
         for key in keys
         if old.get(key) != new.get(key)

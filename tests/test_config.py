@@ -29,6 +29,23 @@ def test_how_the_embedded_policy_was_made_is_nothing_to_another_one():
     assert differences(old, settings(**mine, policy__warmup_steps=7)) == []
 
 
+def test_contents_decide_and_not_the_names_of_files():
+    old = settings(data__train="/a/x.jsonl") | {"data.train.content": "1"}
+    assert differences(old, settings(data__train="/b/x.jsonl") | {"data.train.content": "1"}) == []
+    (said,) = differences(old, settings(data__train="/a/x.jsonl") | {"data.train.content": "2"})
+    assert said == "data.train: the contents of '/a/x.jsonl' have changed"
+    (said,) = differences(old, settings(data__train="/b/x.jsonl") | {"data.train.content": "2"})
+    assert said == "data.train: '/b/x.jsonl' holds other contents than '/a/x.jsonl' did"
+
+
+def test_where_contents_were_not_noted_names_decide():
+    old = settings(data__train="/a/x.jsonl")
+    new = {"data.train.content": "1"}
+    assert differences(old, settings(data__train="/a/x.jsonl") | new) == []
+    (said,) = differences(old, settings(data__train="/b/x.jsonl") | new)
+    assert said == "data.train: '/a/x.jsonl' before, '/b/x.jsonl' now"
+
+
 def test_a_reward_is_known_by_its_old_name():
     old = settings(reward__name="dars_jax.countdown:check")
     assert differences(old, settings()) == []

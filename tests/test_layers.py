@@ -17,7 +17,7 @@ HOUSE = {
     "tasks": ["countdown", "countdown_tfds", "word_problems"],
     "data": ["sources", "chat_template", "tokenizer", "prompts"],
     "policy": ["decoder", "page_kernels", "attention", "sharding", "families", "hf_fields",
-               "hf_config", "hf_layout", "weights", "gguf"],
+               "hf_config", "hf_layout", "weights", "fingerprint", "gguf"],
     "rewards.equality": ["vocabulary", "unicode", "latex", "trees", "numerals", "expression",
                          "evaluator", "applications", "units", "qualifiers", "forms", "reading",
                          "finite_field", "exponentials", "identities", "same_value", "real_sets",

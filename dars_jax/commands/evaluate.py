@@ -7,7 +7,7 @@ from typing import Any
 
 from dars_jax import distributed
 from dars_jax.commands import cli, startup
-from dars_jax.config import FREE_KEYS, ConfigDict, as_of_today, cache_dir, flatten
+from dars_jax.config import FREE_KEYS, ConfigDict, as_of_today, cache_dir, differences, flatten
 from dars_jax.evaluation import answering, benchmarks, report, second
 from dars_jax.evaluation.benchmarks import Benchmark
 from dars_jax.records.progress import Progress
@@ -136,7 +136,7 @@ def _benchmarks(
 
 def _settings(config: ConfigDict, step: int | None) -> dict[str, Any]:
     """What decides the answers."""
-    flat = as_of_today(flatten(config))
+    flat = as_of_today(flatten(config)) | build.policy_content(config)
     sampling = ("eval.num_samples", "eval.temperature", "eval.top_p", "eval.top_k")
     kept = {k: v for k, v in flat.items() if k in sampling or k not in FREE_KEYS}
     return {"step": step or 0, **kept}
@@ -152,12 +152,8 @@ def _claim(output: Path, settings: dict[str, Any], asked: list[Benchmark]) -> No
     found = {"settings": settings, "benchmarks": {}}
     if path.exists():
         found = json.loads(path.read_text())
-    old, known = as_of_today(found["settings"]), found["benchmarks"]
-    changed = [
-        f"{key}: {old.get(key)!r} before, {settings.get(key)!r} now"
-        for key in sorted(old.keys() | settings.keys())
-        if old.get(key) != settings.get(key)
-    ]
+    known = found["benchmarks"]
+    changed = differences(found["settings"], settings, free=())
     mine = {benchmark.name: benchmark.fingerprint() for benchmark in asked}
     changed += [
         f"{name}: other problems" for name in mine if known.get(name, mine[name]) != mine[name]

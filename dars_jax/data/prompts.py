@@ -10,6 +10,7 @@ answer is one more form that counts as correct.
 """
 
 import dataclasses
+import hashlib
 import logging
 import math
 from collections.abc import Mapping
@@ -48,6 +49,15 @@ class Examples:
     skipped_bad: int
     empty_answers: int  # how many of the skipped rows had no answer
     systems_dropped: int = 0  # rows whose system message a raw text prompt has no place for
+
+    def fingerprint(self) -> str:
+        """Changes with any prompt, token, accepted form, other column, or their order."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            columns = sorted(row.others.items())
+            digest.update(repr((row.uid, row.prompt, row.answer, columns)).encode())
+            digest.update(row.tokens.tobytes())
+        return digest.hexdigest()
 
 
 class _BadRow(ValueError):

@@ -64,6 +64,15 @@ def read_config(directory: str | pathlib.Path) -> ModelConfig:
     return hf_config.parse(document, f"{directory}/config.json")
 
 
+def files(directory: pathlib.Path) -> list[pathlib.Path]:
+    """The safetensors files of a directory, in the order of their names in it.
+
+    Raises:
+      ValueError: as load_params does for what is missing or damaged.
+    """
+    return list(dict.fromkeys(stored.file for stored in _catalogue(directory).values()))
+
+
 def load_params(
     directory: str | pathlib.Path,
     config: ModelConfig,

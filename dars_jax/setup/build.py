@@ -6,6 +6,7 @@ The launch scripts and the tests make their parts here, in the order in which mi
 import contextlib
 import dataclasses
 import fcntl
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ import numpy as np
 import optax
 
 from dars_jax import distributed, objective
-from dars_jax.config import ConfigDict, cache_dir
+from dars_jax.config import CONTENTS, ConfigDict, cache_dir
 from dars_jax.data import prompts
 from dars_jax.data.tokenizer import Tokenizer, load_tokenizer
 from dars_jax.engine.jetstream_engine import PolicyEngine
 from dars_jax.engine.programs import Programs
 from dars_jax.learner import memory, update
 from dars_jax.policy import sharding, weights
+from dars_jax.policy.fingerprint import fingerprint
 from dars_jax.rewards import Grader, load_grader
 from dars_jax.setup import base_policy, plan
 from dars_jax.setup.plan import Plan, decode_config
@@ -40,6 +42,7 @@ class Parts:
     tokenizer: Tokenizer
     train: prompts.Examples
     test: prompts.Examples
+    contents: dict[str, str]  # fingerprints of the files that settings name, see config.CONTENTS
     engine: PolicyEngine
     optimizer: optax.GradientTransformation
     shardings: TrainState
@@ -63,6 +66,12 @@ def make_parts(plan: Plan, log: Log) -> Parts:
         check_tokenizer(plan, tokenizer, policy, log)
         train = load_examples(plan, c.data.train, "data.train", tokenizer, log)
         test = load_examples(plan, c.data.test, "data.test", tokenizer, log)
+    contents = {
+        CONTENTS["data.train"]: train.fingerprint(),
+        CONTENTS["data.test"]: test.fingerprint(),
+        **policy_content(c),
+    }
+    _check_alike(contents)
     programs = Programs(decode_config(plan, tuple(tokenizer.eos_ids)), plan.model, mesh)
     engine = PolicyEngine(programs, tokenizer, plan.rollout.sampling, seed=c.seed)
     optimizer = update.make_optimizer(plan.optimizer)
@@ -73,11 +82,28 @@ def make_parts(plan: Plan, log: Log) -> Parts:
         tokenizer=tokenizer,
         train=train,
         test=test,
+        contents=contents,
         engine=engine,
         optimizer=optimizer,
         shardings=update.state_shardings(plan.model, optimizer, mesh, plan.update.entropy_target),
         update=update.make_update(plan.update, plan.model, optimizer, mesh),
     )
+
+
+def policy_content(config: ConfigDict) -> dict[str, str]:
+    """The fingerprint of policy.path; nothing for the embedded policy, which settings describe."""
+    path = config.policy.path
+    return {CONTENTS["policy.path"]: fingerprint(path)} if path else {}
+
+
+def _check_alike(contents: dict[str, str]) -> None:
+    """Raises ValueError, in all processes, if one of them has read other files."""
+    every = [json.loads(text) for text in distributed.gather_texts(json.dumps(contents))]
+    for setting, key in CONTENTS.items():
+        if len({found.get(key) for found in every}) > 1:
+            raise ValueError(
+                f"{setting} does not hold the same in all processes: copy one version to all hosts"
+            )
 
 
 @contextlib.contextmanager

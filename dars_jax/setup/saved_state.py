@@ -10,6 +10,7 @@ from dars_jax.config import ConfigDict, flatten
 from dars_jax.policy import decoder
 from dars_jax.records import checkpoint
 from dars_jax.records.checkpoint import Checkpoints
+from dars_jax.setup import build
 from dars_jax.setup.plan import Plan
 from dars_jax.types import TrainState
 
@@ -43,7 +44,8 @@ def restore(
         opt_state=jax.eval_shape(optimizer.init, params),
         entropy=shardings.entropy and jax.ShapeDtypeStruct((2,), jnp.float32),
     )
-    checkpoints = Checkpoints(directory, flatten(config), plan.config.checkpoint.keep)
+    settings = flatten(config) | build.policy_content(config)
+    checkpoints = Checkpoints(directory, settings, plan.config.checkpoint.keep)
     state = checkpoints.restore(step, like, shardings)
     checkpoints.close()
     return state

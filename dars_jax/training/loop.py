@@ -54,7 +54,9 @@ class Trainer:
         c = parts.plan.config
         directory = workdir / "checkpoints"
         checkpoint.recover(directory, workdir / "damaged", console.log)
-        self._checkpoints = Checkpoints(directory, config_lib.flatten(c), c.checkpoint.keep)
+        self._checkpoints = Checkpoints(
+            directory, config_lib.flatten(c) | parts.contents, c.checkpoint.keep
+        )
         self._state, self._start = self._restore()
         self._reference = build.initial_params(parts) if c.learner.kl_coef else None
         self._non_finite = 0

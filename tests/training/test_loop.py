@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,23 @@ def test_a_changed_configuration_is_refused_with_the_difference(parts, uninterru
     workdir, _ = uninterrupted
     with pytest.raises(ValueError, match=r"optimizer\.learning_rate: 0.0002 before, 0.1 now"):
         run(parts, workdir, optimizer__learning_rate=0.1)
+
+
+def test_files_with_the_same_contents_go_on_under_other_names(
+    prompt_files, uninterrupted, tmp_path
+):
+    files = {key: shutil.copy(path, tmp_path) for key, path in prompt_files.items()}
+    parts = build.make_parts(build.make_plan(make_config(files)), print)
+    shutil.copytree(uninterrupted[0], tmp_path / "run")
+    assert run(parts, tmp_path / "run")[1] == uninterrupted[1][1]
+
+
+@pytest.mark.parametrize("key", ["data.train", "data.test"])
+def test_files_that_have_changed_are_refused(parts, uninterrupted, key):
+    name = parts.plan.config.data[key.removeprefix("data.")]
+    parts = dataclasses.replace(parts, contents=parts.contents | {f"{key}.content": "others"})
+    with pytest.raises(ValueError, match=f"{key}: the contents of '{name}' have changed"):
+        run(parts, uninterrupted[0])
 
 
 def test_the_command_refuses_it_in_one_line(prompt_files, uninterrupted, fresh_python):
