@@ -41,7 +41,8 @@ HOUSE = {
     "commands": ["console", "cli", "startup", "train", "evaluate", "generations", "export", "serve",
                  "compile_tpu", "reproduce", "plot", "notebook"],
     "bench": ["work", "steps", "allocators", "__main__"],
-    "drills": ["soak", "crash", "grading", "by_value", "rewrites", "decisions", "tpu_programs"],
+    "drills": ["soak", "crash", "grading", "by_value", "rewrites", "decisions", "tpu_programs",
+               "supply"],
 }  # fmt: skip
 
 # What a room keeps to itself; everything else in it may be imported from above.
