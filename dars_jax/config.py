@@ -120,6 +120,9 @@ def defaults() -> ConfigDict:
     c.optimizer.eps = 1e-8
     c.optimizer.weight_decay = 0.01
     c.optimizer.clip_norm = 1.0
+    # What is kept of past gradients: "float32", Adam's two moments; "bfloat16", the first in half
+    # of the memory; "factored", the second as means of rows and columns, too.
+    c.optimizer.moments = "float32"
 
     c.train = ConfigDict()
     c.train.num_steps = 200
@@ -185,6 +188,7 @@ _ADDED = {
     "objective.surrogate": "clip", "objective.correction": "none", "objective.correction_low": 0.5,
     "objective.correction_cap": 0.0, "objective.overlong": "keep", "objective.overlong_buffer": 0,
     "objective.entropy_target": 0.0, "objective.entropy_step": 1e-4, "eval.top_k": 0,
+    "optimizer.moments": "float32",
 }  # fmt: skip
 
 

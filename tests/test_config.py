@@ -21,6 +21,14 @@ def test_a_run_from_before_a_setting_had_the_value_that_it_has_for_old_runs():
     assert differences(old, settings(policy__warmup_steps=300)) == []
 
 
+def test_a_run_goes_on_with_the_moments_that_it_has():
+    old = settings()
+    del old["optimizer.moments"]
+    assert differences(old, settings()) == []
+    (said,) = differences(old, settings(optimizer__moments="factored"))
+    assert said == "optimizer.moments: 'float32' before, 'factored' now"
+
+
 def test_how_the_embedded_policy_was_made_is_nothing_to_another_one():
     mine = {"policy__path": "/models/mine"}
     old = settings(**mine)

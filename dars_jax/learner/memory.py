@@ -7,6 +7,7 @@ import dataclasses
 import math
 from typing import Any
 
+from dars_jax.learner.update import MOMENTS
 from dars_jax.policy.decoder import ModelConfig, abstract_params, head_matrix
 
 GIB = 2**30
@@ -75,6 +76,15 @@ class Work:
     micro_batches: int
     chunk: int  # tokens of each row whose logits exist at a time
     itemsize: int  # bytes of a number of the computation
+    moments: str = "float32"  # a key of MOMENTS
+
+
+def state_bytes(moments: str) -> int:
+    """Bytes of a parameter in the TrainState, and in a checkpoint: its master weight and moments.
+
+    Factors of second moments count as nothing: with axes of thousands they are below 1 %.
+    """
+    return 4 + MOMENTS[moments]
 
 
 def _sizes(model: ModelConfig) -> tuple[int, int, int]:
@@ -92,7 +102,7 @@ def update_bytes(work: Work, gather: str, remat: str) -> float:
     split = fsdp if gather == "layer" else 1
     weight = work.itemsize + 4  # a weight and its float32 accumulator
     tokens = work.rows * work.row_tokens
-    state = 12 * c.num_params() / (fsdp * tensor)
+    state = state_bytes(work.moments) * c.num_params() / (fsdp * tensor)
     weights = weight * (head + (layers + embedding) / split)
     width = _WIDTHS.get(remat, _WIDTHS["none"])(c)
     saved = tokens * c.num_layers * (c.d_model + width) * work.itemsize

@@ -68,6 +68,14 @@ class UpdateConfig:
     gap_limit: float = math.inf  # mean nats, sampler to trainer; above it nothing is applied
 
 
+# What is kept of past gradients, and its bytes per parameter.  A second moment in bfloat16 is no
+# choice: a step takes at most 1 - beta2 of it away, which at 0.999 rounds to nothing, so it would
+# never fall.
+MOMENTS = {"float32": 8, "bfloat16": 6, "factored": 2}
+# Axes shorter than this are not factored, as in Adafactor: layers, heads, norms.
+_FACTORED_FROM = 128
+
+
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW with global-norm clipping; the learning rate is constant after the warm-up."""
@@ -79,21 +87,44 @@ class OptimizerConfig:
     eps: float
     weight_decay: float
     clip_norm: float
+    moments: str = "float32"  # a key of MOMENTS
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """The optimizer; with warm-up the first step already has rate learning_rate / steps."""
+    """The optimizer; with warm-up the first step already has rate learning_rate / steps.
+
+    "factored" is Adafactor (arXiv 1804.04235) with Adam's decay and first moment, without its
+    steps relative to the size of weights: gradients are divided by the root of row means times
+    column means, of matrices whose axes have _FACTORED_FROM entries, and then averaged.
+    """
     rate = config.learning_rate
     schedule = rate
     if config.warmup_steps:
         schedule = optax.linear_schedule(
             rate / config.warmup_steps, rate, max(config.warmup_steps - 1, 1)
         )
+    clip = optax.clip_by_global_norm(config.clip_norm)
+    first = None if config.moments == "float32" else jnp.bfloat16
+    if config.moments != "factored":
+        return optax.chain(
+            clip,
+            optax.adamw(schedule, config.beta1, config.beta2, config.eps, mu_dtype=first,
+                        weight_decay=config.weight_decay),
+        )  # fmt: skip
     return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(schedule, config.beta1, config.beta2, config.eps,
-                    weight_decay=config.weight_decay),
-    )  # fmt: skip
+        clip,
+        optax.scale_by_factored_rms(
+            decay_rate=config.beta2, min_dim_size_to_factor=_FACTORED_FROM, decay_rate_fn=_decay
+        ),
+        optax.ema(config.beta1, accumulator_dtype=first),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def _decay(step: jax.Array, beta: float) -> jax.Array:
+    """The rate with which a running mean is at every step what Adam's is after its correction."""
+    return 1 - (1 - beta) / (1 - beta ** (step.astype(jnp.float32) + 1))
 
 
 def state_shardings(
@@ -102,13 +133,19 @@ def state_shardings(
     mesh: Mesh,
     entropy_target: float = 0.0,
 ) -> TrainState:
-    """Where every leaf of the TrainState lives; moments lie where their parameter lies."""
+    """Where every leaf of the TrainState lives.
+
+    Moments lie where their parameter lies; factors of one, which are small, lie everywhere.
+    """
     params = sharding.param_shardings(config, mesh)
     everywhere: Any = sharding.replicated(mesh)
-    shapes = jax.eval_shape(optimizer.init, decoder.abstract_params(config))
+    sizes = decoder.abstract_params(config)
+    shapes = jax.eval_shape(optimizer.init, sizes)
     opt_state = optax.tree.map_params(
-        optimizer, lambda _, s: s, shapes, params, transform_non_params=lambda _: everywhere
-    )
+        optimizer,
+        lambda moment, param, where: where if moment.shape == param.shape else everywhere,
+        shapes, sizes, params, transform_non_params=lambda _: everywhere,
+    )  # fmt: skip
     return TrainState(everywhere, params, opt_state, everywhere if entropy_target else None)
 
 

@@ -16,7 +16,7 @@ from dars_jax.learner.gradient import GATHER_MODES
 from dars_jax.learner.loss import LossConfig
 from dars_jax.learner.memory import Hardware
 from dars_jax.learner.packing import BatchShape, capacity
-from dars_jax.learner.update import ATTENTION, OptimizerConfig, UpdateConfig
+from dars_jax.learner.update import ATTENTION, MOMENTS, OptimizerConfig, UpdateConfig
 from dars_jax.policy.attention import splash_fits
 from dars_jax.policy.decoder import ARCHITECTURES, REMAT_POLICIES, ModelConfig
 from dars_jax.rollout.scheduler import RolloutConfig
@@ -193,6 +193,7 @@ def _check_update(c: ConfigDict, num_devices: int) -> None:
 
 def _check_optimizer(c: ConfigDict) -> None:
     o = c.optimizer
+    _one_of("optimizer.moments", o.moments, MOMENTS)
     for key in ("learning_rate", "eps", "clip_norm"):
         _check(o[key] > 0, f"optimizer.{key} must be above 0, got {o[key]}")
     for key in ("warmup_steps", "weight_decay"):
@@ -296,7 +297,8 @@ def validate(
     device_rows = c.learner.micro_batch_rows // num_devices
     chunk = _loss_chunk(row_tokens, device_rows, model.vocab_size)
     dtype = jnp.dtype(c.policy.dtype)
-    work = memory.Work(model, mesh, device_rows, row_tokens, micro_batches, chunk, dtype.itemsize)
+    work = memory.Work(model, mesh, device_rows, row_tokens, micro_batches, chunk, dtype.itemsize,
+                       c.optimizer.moments)  # fmt: skip
     gather, remat, choices = memory.choose(work, hardware.memory, c.learner.gather, c.policy.remat)
     return Plan(
         config=ml_collections.FrozenConfigDict(c),

@@ -10,9 +10,9 @@ from dars_jax.policy import decoder
 GIB = 2**30
 
 
-def work(name="qwen2.5-math-7b", mesh=(4, 16, 4), rows=1):
+def work(name="qwen2.5-math-7b", mesh=(4, 16, 4), rows=1, moments="float32"):
     return memory.Work(decoder.ARCHITECTURES[name], mesh, rows, row_tokens=4096, micro_batches=160,
-                       chunk=1024, itemsize=2)  # fmt: skip
+                       chunk=1024, itemsize=2, moments=moments)  # fmt: skip
 
 
 def chosen(memory_gib, gather="auto", remat="auto", **settings):
@@ -31,6 +31,12 @@ def test_activations_are_kept_as_far_as_memory_goes():
     kept = [order.index(chosen(size)[1]) for size in (10, 13, 15.75, 20, 31.25)]
     assert kept == sorted(kept) and kept[0] == 0 and kept[-1] == 3
     assert chosen(15.75, rows=2)[1] == "full"
+
+
+def test_smaller_moments_leave_room_for_whole_weights():
+    small = {"name": "qwen2.5-math-1.5b", "mesh": (1, 4, 1)}
+    found = [chosen(15.75, moments=moments, **small)[0] for moments in ("float32", "factored")]
+    assert found == ["layer", "epoch"]
 
 
 def test_a_setting_that_is_given_is_not_changed():

@@ -84,3 +84,12 @@ def test_advantages_that_are_of_an_accuracy_refuse_a_sum_of_rewards():
     config.objective.advantage = "maxrl"
     with pytest.raises(ValueError, match=r"is a sum, of which objective\.advantage = 'maxrl'"):
         build.make_grader(plan.validate(config, 1))
+
+
+def test_moments_reach_the_optimizer_and_others_are_refused():
+    config = defaults().unlock()
+    config.optimizer.moments = "factored"
+    assert plan.validate(config, 1).optimizer.moments == "factored"
+    config.optimizer.moments = "int8"
+    with pytest.raises(ValueError, match=r"moments is 'int8': expected one of float32, b"):
+        plan.validate(config, 1)
