@@ -33,6 +33,7 @@ TRAIN = [
     "matplotlib>=3.8",  # Pass@k curves
     "scipy>=1.11",  # Student's intervals; jax needs it, too
 ]
+HUB = ["huggingface_hub>=1"]  # models and data by name; tokenizers brings some version of it
 WANDB = ["wandb>=0.31"]
 SERVE = [  # OpenAI's interface; JetStream's needs nothing more
     "starlette>=1",
@@ -91,7 +92,8 @@ setup(
         "train": TRAIN,
         "serve": TRAIN + SERVE,
         "wandb": TRAIN + WANDB,
-        "test": TRAIN + SERVE + WANDB + TEST,
+        "hub": TRAIN + HUB,
+        "test": TRAIN + SERVE + WANDB + HUB + TEST,
         "docs": DOCS,
         "notebooks": NOTEBOOKS,
         "tpu": ["jax[tpu]>=0.10"],

@@ -21,7 +21,9 @@ def defaults() -> ConfigDict:
     c.seed = 0  # everything random follows from it
 
     c.policy = ConfigDict()
-    c.policy.path = ""  # Hugging Face directory; "" is the embedded policy, trained when first used
+    # Hugging Face directory, or ORG/NAME[@REVISION] on the hub; "" is the embedded policy, trained
+    # when first used.
+    c.policy.path = ""
     c.policy.architecture = "countdown"  # sizes where no directory is given: a key of ARCHITECTURES
     c.policy.warmup_steps = 100  # supervised steps that make the embedded policy
     c.policy.dtype = "float32"  # of the computation; master weights are float32 always
@@ -30,7 +32,8 @@ def defaults() -> ConfigDict:
     c.policy.attention = "auto"  # of the update: "xla", "splash" (a TPU kernel), "auto" by hardware
 
     c.data = ConfigDict()
-    c.data.train = "tfds:countdown:train"  # tfds:NAME:SPLIT, or a .jsonl or .parquet file
+    # tfds:NAME:SPLIT, a .jsonl or .parquet file, or hf://ORG/NAME[@REVISION]/FILES, see data/hub.py
+    c.data.train = "tfds:countdown:train"
     c.data.test = "tfds:countdown:test"
     c.data.dir = ""  # where TFDS datasets lie; "" is the cache directory
     c.data.prompt_field = "problem"

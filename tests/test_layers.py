@@ -15,7 +15,7 @@ HOUSE = {
     "allocator": ["integers", "checks", "chances", "rows", "asking", "sharing", "gaining",
                   "registry", "pull", "expected", "__init__"],
     "tasks": ["countdown", "countdown_tfds", "word_problems"],
-    "data": ["sources", "chat_template", "tokenizer", "prompts"],
+    "data": ["hub", "sources", "chat_template", "tokenizer", "prompts"],
     "policy": ["decoder", "page_kernels", "attention", "sharding", "families", "hf_fields",
                "hf_config", "hf_layout", "weights", "fingerprint", "gguf"],
     "rewards.equality": ["vocabulary", "unicode", "latex", "trees", "numerals", "expression",
@@ -72,6 +72,7 @@ HOMES = {
     # flax.struct's, since JetStream's ResultTokens is one
     "flax": {"policy.decoder", "policy.sharding", "engine.jetstream_engine"},
     "optax": {"learner.update", "setup.build", "setup.base_policy"},
+    "huggingface_hub": {"data.hub"},
     "orbax": {"records.checkpoint"},
     "clu": {"records.metrics"},
     "wandb": {"records.tracker"},

@@ -10,6 +10,7 @@ import jax
 
 from dars_jax.commands import cli
 from dars_jax.config import ConfigDict
+from dars_jax.data import hub
 from dars_jax.learner import memory
 from dars_jax.policy import sharding, weights
 from dars_jax.policy.decoder import ARCHITECTURES, ModelConfig
@@ -101,7 +102,7 @@ def compile_step(
 
 def _model(config: ConfigDict) -> ModelConfig:
     if config.policy.path:
-        return weights.read_config(config.policy.path)
+        return weights.read_config(hub.model_directory(config.policy.path, hub.CONFIG_FILES))
     if config.policy.architecture not in ARCHITECTURES:
         raise ValueError(
             f"policy.architecture is {config.policy.architecture!r}: expected one of "

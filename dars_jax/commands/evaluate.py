@@ -8,6 +8,7 @@ from typing import Any
 from dars_jax import distributed
 from dars_jax.commands import cli, startup
 from dars_jax.config import FREE_KEYS, ConfigDict, as_of_today, cache_dir, differences, flatten
+from dars_jax.data import sources
 from dars_jax.evaluation import answering, benchmarks, report, second
 from dars_jax.evaluation.benchmarks import Benchmark
 from dars_jax.records.progress import Progress
@@ -43,6 +44,8 @@ def evaluate(
 def _evaluate(
     config: ConfigDict, workdir: Path, files: list[Path], output: Path | None, also: str | None
 ) -> int:
+    with cli.one_line_errors():
+        config = startup.pinned(config, workdir)
     parts, console = startup.prepare(_asking(config, files) if files else config)
     c = parts.plan.config
     with cli.one_line_errors():
@@ -60,7 +63,7 @@ def _evaluate(
         params = parts.engine.load_params(params)
         for benchmark in asked:
             file = output / "answers" / f"{benchmark.name}.jsonl"
-            own = benchmark.name == benchmarks.name_of(config.data.test)  # as training samples it
+            own = benchmark.name == sources.name_of(config.data.test)  # as training samples it
             noise = answering.EVALUATION_STEP if own else answering.noise_of(benchmark.name)
             progress = Progress(f"{benchmark.name}  answers")
             show = progress if distributed.is_first() else lambda *_: None

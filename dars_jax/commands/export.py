@@ -26,6 +26,7 @@ def export(
     path = config.policy.path
     dtype = dtype or ("bfloat16" if path else "float32")
     with cli.one_line_errors():
+        config = startup.pinned(config, workdir)
         plan = build.make_plan(config)
         steps = checkpoint.finished(workdir / "checkpoints")
         if not steps:

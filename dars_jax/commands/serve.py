@@ -52,6 +52,7 @@ def serve(
     make_server = _jetstream if api == "jetstream" else _openai()
     console = metrics.Console(0)
     with cli.one_line_errors():
+        config = startup.pinned(config, workdir)
         plan = build.make_plan(config)
         step = None if initial else saved_state.newest(workdir)
         if step is None and not initial:

@@ -1,6 +1,7 @@
 """What commands share before their own work: quiet logs, other processes, the parts of a run."""
 
 import contextlib
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
 
 from dars_jax import distributed
 from dars_jax.commands import cli
-from dars_jax.config import ConfigDict, cache_dir
+from dars_jax.config import ConfigDict, cache_dir, flatten
+from dars_jax.data import hub
 from dars_jax.engine.session import NonFiniteError
 from dars_jax.records import metrics
 from dars_jax.setup import build
@@ -47,6 +49,38 @@ def answer_errors() -> Iterator[None]:
             yield
     except NonFiniteError as error:
         cli.fail(str(error), cli.EXIT_POLICY)
+
+
+_NAMED = ("policy.path", "data.train", "data.test")  # what may lie on the Hugging Face hub
+
+
+def pinned(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
+    """The configuration with the commits of names on the Hugging Face hub, the same everywhere.
+
+    Args:
+      workdir: of a run, which goes on with the commits that it began with.
+
+    Raises:
+      ValueError: a name has no commit, see `hub.pin`, or is a directory of some processes.
+    """
+    flat = flatten(config)
+    names = {key: flat[key] for key in _NAMED if hub.parse(flat[key])}
+    if len(set(distributed.gather_texts(json.dumps(names)))) > 1:
+        raise ValueError(f"policy.path = {config.policy.path!r} is a directory for some processes "
+                         "and a name on the hub for others: give its whole path")  # fmt: skip
+    if not names:
+        return config
+    file = workdir / "config.json" if workdir else None
+    before = json.loads(file.read_text()) if file and file.exists() else {}
+    found = {}
+    if distributed.is_first():
+        found = {key: hub.pin(name, before.get(key, "")) for key, name in names.items()}
+    found = json.loads(distributed.gather_texts(json.dumps(found))[0])
+    for key, name in found.items():
+        metrics.Console(0).log(f"{key}: {name}")
+    config = config.copy_and_resolve_references()  # the caller's stays as it is
+    config.update_from_flattened_dict(found)
+    return config
 
 
 def prepare(config: ConfigDict) -> tuple[build.Parts, metrics.Console]:

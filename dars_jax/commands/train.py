@@ -25,6 +25,7 @@ def train(config: ConfigDict, workdir: Path, processes: distributed.Address | No
         with cli.one_line_errors():
             if distributed.is_first():
                 stack.enter_context(cli.alone(workdir, "trainer"))
+            config = startup.pinned(config, workdir)
             if config.wandb.project:
                 build.make_plan(config)  # a mistake in it should not begin a run at W&B
             log = metrics.Console(0).log

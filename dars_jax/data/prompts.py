@@ -14,7 +14,6 @@ import hashlib
 import logging
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,9 +82,9 @@ def load_examples(
     """Reads, checks and tokenizes every row of a source.
 
     Args:
-      source: `tfds:NAME:SPLIT`, a `.jsonl` or `.json` file of JSON lines, or a `.parquet` file.
-        `tfds:countdown:SPLIT` is built in and prepared when first used; any other TFDS dataset
-        must have been prepared before.
+      source: `tfds:NAME:SPLIT`, `hf://ORG/NAME/FILES`, a `.jsonl` or `.json` file of JSON lines, or
+        a `.parquet` file. `tfds:countdown:SPLIT` is built in and prepared when first used; any
+        other TFDS dataset must have been prepared before.
       tokenizer: the policy's.
       prompt_field: where a row has its problem: text, or a list of {role, content}. The published
         layout has names of its own, which stand in for PROMPT_FIELD and ANSWER_FIELD.
@@ -268,7 +267,7 @@ def _name(row: Mapping[str, Any], source: str) -> str:
         name = _field(row, key) if key in row else None
         if isinstance(name, str) and name:
             return name
-    return source.split(":")[1] if source.startswith("tfds:") else Path(source).stem
+    return source.split(":")[1] if source.startswith("tfds:") else sources.name_of(source)
 
 
 def _published(row: Mapping[str, Any]) -> bool:

@@ -1,11 +1,14 @@
-"""Raw rows from TFDS, JSON lines and parquet, numbered; prompts.py says what they mean."""
+"""Raw rows from TFDS, the hub, JSON lines and parquet, numbered; prompts.py says what they mean."""
 
 import contextlib
 import io
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from dars_jax.data import hub
 
 MAX_LINE_BYTES = 1_000_000
 _LFS = b"version https://git-lfs."
@@ -18,28 +21,40 @@ def read_rows(source: str, data_dir: str | None = None) -> Iterator[tuple[int, R
     """(row number from 0, row) in stored order. Blank lines have a number but are not yielded.
 
     Args:
-      source: `tfds:NAME:SPLIT`, a `.jsonl` or `.json` file of JSON lines, or a `.parquet` file.
+      source: `tfds:NAME:SPLIT`, `hf://ORG/NAME/FILES` (see hub.py), a `.jsonl` or `.json` file of
+        JSON lines, or a `.parquet` file.
       data_dir: where TFDS datasets lie; None means TFDS's own default.
 
     Raises:
       FileNotFoundError: there is no such file or prepared dataset.
-      ValueError: the source has no such form, or the file is damaged.
+      ValueError: the source has no such form, cannot be fetched, or the file is damaged.
     """
     if source.startswith("tfds:"):
         name, _, split = source.removeprefix("tfds:").partition(":")
         if not name or not split:
             raise ValueError(f"{source}: a TFDS source is written tfds:NAME:SPLIT")
         return enumerate(_tfds_rows(name, split, data_dir))
+    if source.startswith(hub.SCHEME):
+        return _numbered(hub.dataset_files(source))
     path = Path(source)
     if path.suffix not in (".jsonl", ".json", ".parquet"):
-        raise ValueError(f"{source}: a source is tfds:NAME:SPLIT, a .jsonl or a .parquet file")
+        raise ValueError(f"{source}: a source is tfds:NAME:SPLIT, hf://ORG/NAME/FILES, a .jsonl or "
+                         "a .parquet file")  # fmt: skip
     if not path.is_file():
         raise FileNotFoundError(f"{source}: no such file")
     if is_lfs_pointer(path):
         raise ValueError(f"{source} is a git-lfs pointer, not the file: run git lfs pull")
-    if path.suffix == ".parquet":
-        return enumerate(_parquet_rows(path))
-    return ((number, line) for number, line in enumerate(_lines(path)) if line.strip())
+    return _numbered([path])
+
+
+def name_of(source: str) -> str:
+    """What a source is called: a file's stem, NAME_SPLIT of TFDS, NAME_FILES of the hub."""
+    if source.startswith("tfds:"):
+        return source.removeprefix("tfds:").replace(":", "_")
+    if name := hub.parse(source) if source.startswith(hub.SCHEME) else None:
+        inner = name.files.rstrip("/").removesuffix(Path(name.files).suffix).replace("/", "_")
+        return f"{name.repo.partition('/')[2]}_{inner}"
+    return Path(source).stem
 
 
 def is_lfs_pointer(path: Path) -> bool:
@@ -65,6 +80,14 @@ def parse_row(raw: Raw) -> Mapping[str, Any]:
     if not isinstance(row, dict):
         raise ValueError(f"a line must be a JSON object, this is a {type(row).__name__}")
     return row
+
+
+def _numbered(files: Iterable[Path]) -> Iterator[tuple[int, Raw]]:
+    """The rows of one file after another, counted through."""
+    rows = itertools.chain.from_iterable(
+        _parquet_rows(path) if path.suffix == ".parquet" else _lines(path) for path in files
+    )
+    return ((n, row) for n, row in enumerate(rows) if not isinstance(row, bytes) or row.strip())
 
 
 def _lines(path: Path) -> Iterator[bytes]:

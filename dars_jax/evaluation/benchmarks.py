@@ -110,20 +110,13 @@ def load(path: Path) -> Benchmark:
     return identify(str(path), examples, None)
 
 
-def name_of(source: str) -> str:
-    """NAME of NAME.jsonl, NAME_SPLIT of tfds:NAME:SPLIT."""
-    if source.startswith("tfds:"):
-        return source.removeprefix("tfds:").replace(":", "_")
-    return Path(source).stem
-
-
 def identify(source: str, examples: prompts.Examples, data_dir: str | None) -> Benchmark:
     """Adds a name and the ids that the rows of the source state.
 
     Raises:
       ValueError: an id is no text or number, or stands twice; as `file:line: what is wrong`.
     """
-    name = name_of(source)
+    name = sources.name_of(source)
     usable = {row.uid for row in examples.rows}
     ids: dict[str, int] = {}  # id -> row number, in stored order
     for number, raw in sources.read_rows(source, data_dir):

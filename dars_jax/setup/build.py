@@ -17,7 +17,7 @@ import optax
 
 from dars_jax import distributed, objective
 from dars_jax.config import CONTENTS, ConfigDict, cache_dir
-from dars_jax.data import prompts
+from dars_jax.data import hub, prompts
 from dars_jax.data.tokenizer import Tokenizer, load_tokenizer
 from dars_jax.engine.jetstream_engine import PolicyEngine
 from dars_jax.engine.programs import Programs
@@ -52,7 +52,7 @@ class Parts:
 def make_plan(config: ConfigDict) -> Plan:
     """Checks the configuration, with the sizes that policy.path states if it is given."""
     path = config.policy.path
-    model = weights.read_config(path) if path else None
+    model = weights.read_config(hub.model_directory(path, hub.CONFIG_FILES)) if path else None
     return plan.validate(config, jax.device_count(), model, memory.hardware(jax.devices()[0]))
 
 
@@ -93,7 +93,7 @@ def make_parts(plan: Plan, log: Log) -> Parts:
 def policy_content(config: ConfigDict) -> dict[str, str]:
     """The fingerprint of policy.path; nothing for the embedded policy, which settings describe."""
     path = config.policy.path
-    return {CONTENTS["policy.path"]: fingerprint(path)} if path else {}
+    return {CONTENTS["policy.path"]: fingerprint(hub.model_directory(path))} if path else {}
 
 
 def _check_alike(contents: dict[str, str]) -> None:
@@ -121,11 +121,11 @@ def _preparing(plan: Plan) -> Iterator[None]:
 def policy_directory(plan: Plan, log: Log) -> Path:
     """The directory of the initial policy; the embedded one is trained first if need be."""
     if plan.config.policy.path:
-        return Path(plan.config.policy.path)
+        return hub.model_directory(plan.config.policy.path)
     if plan.config.policy.architecture not in base_policy.EMBEDDED:
         raise ValueError(
-            "policy.path is empty: give the Hugging Face directory of the policy, "
-            f"--config.policy.path=DIR (sizes expected: {plan.config.policy.architecture})"
+            "policy.path is empty: give the Hugging Face directory of the policy, or its name on "
+            f"the hub, --config.policy.path=DIR (sizes expected: {plan.config.policy.architecture})"
         )
     return base_policy.base_policy(cache_dir(), plan.model, log, plan.config.policy.warmup_steps)
 
@@ -136,7 +136,8 @@ def load_examples(
     """Prompts of a source, with what was left out reported."""
     c = plan.config.data
     if not source:
-        raise ValueError(f"{key} is empty: name a .jsonl or .parquet file, or tfds:NAME:SPLIT")
+        raise ValueError(f"{key} is empty: name a .jsonl or .parquet file, tfds:NAME:SPLIT or "
+                         "hf://ORG/NAME/FILES")  # fmt: skip
     examples = prompts.load_examples(
         source, tokenizer, prompt_field=c.prompt_field, answer_field=c.answer_field, chat=c.chat,
         system_prompt=c.system_prompt, max_prompt_tokens=c.max_prompt_tokens,
