@@ -26,6 +26,8 @@ def settle() -> None:
     """Quiet logs, and programs that are compiled once for all processes."""
     logging.getLogger("absl").setLevel(logging.WARNING)  # orbax and clu report every file
     logging.getLogger("jax").setLevel(logging.WARNING)  # and jax how processes meet
+    for name in ("httpx", "httpx2"):  # every request to the hub, with addresses that are signed
+        logging.getLogger(name).setLevel(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
 
 

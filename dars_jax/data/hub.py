@@ -12,9 +12,10 @@ lines.
 import contextlib
 import dataclasses
 import fnmatch
+import functools
 import glob
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def pin(value: str, before: str = "") -> str:
     return str(dataclasses.replace(name, revision=info.sha))
 
 
-def model_directory(path: str, files: Sequence[str] = _MODEL_FILES) -> Path:
+def model_directory(path: str, files: tuple[str, ...] = _MODEL_FILES) -> Path:
     """The directory of a policy: the path, or where the hub's files of that name have been put.
 
     Args:
@@ -120,7 +121,8 @@ def dataset_files(source: str) -> list[Path]:
     return sorted(files)
 
 
-def _fetch(name: HubName, files: Sequence[str], without: Sequence[str] = ()) -> Path:
+@functools.cache  # what one process has of a branch stays the same
+def _fetch(name: HubName, files: tuple[str, ...], without: tuple[str, ...] = ()) -> Path:
     hub = _library(name)
     with _told(name):
         return Path(hub.snapshot_download(
@@ -168,8 +170,8 @@ def _told(name: HubName) -> Iterator[None]:
     # the HTTP library's own error, under the name by which this version of huggingface_hub has it
     except (OSError, errors.HTTPError) as error:
         told = (
-            f"{_not_here(name)}{where} cannot be reached, and the cache does not have it "
-            f"({type(error).__name__}): give a path, or fetch it where there is a network"
+            f"{_not_here(name)}{where} cannot be reached ({type(error).__name__}): give a path, or "
+            f"where the cache has it its commit, {name.repo}@COMMIT"
         )
     else:
         return

@@ -114,7 +114,10 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.chain(
         clip,
         optax.scale_by_factored_rms(
-            decay_rate=config.beta2, min_dim_size_to_factor=_FACTORED_FROM, decay_rate_fn=_decay
+            decay_rate=config.beta2,
+            decay_rate_fn=_decay,
+            min_dim_size_to_factor=_FACTORED_FROM,
+            epsilon=max(config.eps**2, 1e-30),  # of squares; below, float32 would have 0
         ),
         optax.ema(config.beta1, accumulator_dtype=first),
         optax.add_decayed_weights(config.weight_decay),
