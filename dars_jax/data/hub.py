@@ -78,7 +78,7 @@ def pin(value: str, before: str = "") -> str:
       before: what a run to go on with has pinned.  A name without a revision keeps its commit.
 
     Raises:
-      ValueError: there is no such name, nothing to use under it, or no way to ask; see `_told`.
+      ValueError: there is no such name, nothing to use under it, or no way to ask.
     """
     if not (name := parse(value)) or _COMMIT.fullmatch(name.revision):
         return value

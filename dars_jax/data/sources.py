@@ -51,7 +51,8 @@ def name_of(source: str) -> str:
     """What a source is called: a file's stem, NAME_SPLIT of TFDS, NAME_FILES of the hub."""
     if source.startswith("tfds:"):
         return source.removeprefix("tfds:").replace(":", "_")
-    if name := hub.parse(source) if source.startswith(hub.SCHEME) else None:
+    name = hub.parse(source) if source.startswith(hub.SCHEME) else None
+    if name:
         inner = name.files.rstrip("/").removesuffix(Path(name.files).suffix).replace("/", "_")
         return f"{name.repo.partition('/')[2]}_{inner}"
     return Path(source).stem
