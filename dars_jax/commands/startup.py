@@ -24,7 +24,8 @@ from dars_jax.setup import build
 
 def settle() -> None:
     """Quiet logs, and programs that are compiled once for all processes."""
-    logging.getLogger("absl").setLevel(logging.WARNING)  # orbax and clu report every file
+    # orbax and clu report every file, and orbax also logs the errors that it raises
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("jax").setLevel(logging.WARNING)  # and jax how processes meet
     for name in ("httpx", "httpx2"):  # every request to the hub, with addresses that are signed
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -60,6 +60,7 @@ class Trainer:
         self._state, self._start = self._restore()
         self._reference = build.initial_params(parts) if c.learner.kl_coef else None
         self._non_finite = 0
+        self._seconds_saving = 0.0  # that the loop waited, after the step before
 
     def run(self) -> tuple[answering.Report, answering.Report]:
         """Trains to the last step; returns the evaluations before the first and after the last.
@@ -90,17 +91,24 @@ class Trainer:
                         self._evaluate_once(done, params, log, stop)
                     state, params = self._step(done, state, params, log, stop)
                     done += 1
+                    begin = time.perf_counter()
                     if done % c.checkpoint.every == 0 or done == c.train.num_steps:
                         checkpoints.save(done, state)
                         saved = done
+                    else:
+                        checkpoints.check()
+                    self._seconds_saving = time.perf_counter() - begin
                 after = self._evaluate(done, params, log, stop)
-            except (Stopped, GradingError):
+                checkpoints.wait()
+            except (Stopped, GradingError, StrangeWeightsError) as error:
                 if saved < done:
-                    checkpoints.save(done, state)
+                    checkpoints.save(done, getattr(error, "state", state))
+                checkpoints.wait()
                 raise
-            except StrangeWeightsError as error:
-                if saved < done:
-                    checkpoints.save(done, error.state)
+            except Exception as error:
+                # A save in flight comes to its end, unless other processes know nothing of this.
+                if isinstance(error, FloatingPointError) or jax.process_count() == 1:
+                    checkpoints.wait()
                 raise
         log.close()
         checkpoints.close()
@@ -172,6 +180,7 @@ class Trainer:
             "seconds_assemble": assembled - sampled,
             "seconds_update": updated - assembled,
             "seconds_publish": end - updated,
+            "seconds_checkpoint": self._seconds_saving,
             "seconds_step": end - begin,
             "tokens_per_s": values["tokens"] / (sampled - begin),
         }

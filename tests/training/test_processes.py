@@ -1,6 +1,8 @@
 """One run in several processes: the same rollouts, the same weights but for rounding."""
 
+import hashlib
 import itertools
+import json
 import re
 import shutil
 import signal
@@ -89,7 +91,8 @@ def in_four(alone, tmp_path_factory):
         for file in (workdir / "eval").glob(f"{gone}.*"):
             file.unlink()
     notes.mkdir()
-    commands = processes.commands(4, workdir, settings | {"train.num_steps": 2})
+    changes = {"train.num_steps": 2, "checkpoint.keep": 1}
+    commands = processes.commands(4, workdir, settings | changes)
     with processes.group(commands, devices=2, notes=notes) as group:
         done = [process.communicate(timeout=LONGEST) for process in group]
     assert [process.returncode for process in group] == [0] * 4, done
@@ -129,6 +132,19 @@ def test_one_process_speaks_and_writes(alone, in_four):
         assert (workdir / file).read_bytes() == (expected / file).read_bytes()
     assert not list(workdir.rglob("*.partial"))
     assert [p.name for p in workdir.glob(".*")] == [".lock"]
+
+
+def test_four_processes_note_every_file_of_a_checkpoint_and_then_remove_the_one_before(in_four):
+    (newest,) = (in_four[0] / "checkpoints").iterdir()
+    found = {}
+    for path in newest.rglob("*"):
+        if path.is_file() and path.name != "manifest.json":
+            content = path.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            found[path.relative_to(newest).as_posix()] = [len(content), digest]
+    noted = json.loads((newest / "manifest.json").read_text())
+    assert newest.name == "2" and noted["step"] == 2 and noted["files"] == found
+    assert all(any(f"process_{i}" in name for name in found) for i in range(4))
 
 
 @pytest.fixture(scope="module")
