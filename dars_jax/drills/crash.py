@@ -3,10 +3,10 @@
     python -m dars_jax.drills.crash --kills 20
 
 A run of the embedded policy that nobody disturbs comes first.  Others get kill -9 at random times
-and are started again, and after every third kill a bit is flipped in the newest checkpoint.  Each
-must end with the weights, optimizer state, metrics and answers of the first.  Prints a JSON line
-for every kill and every run, and exits with 1 if a run ends otherwise.  Needs a checkout, for
-launch/.
+and are started again, and after every third kill a bit is flipped in the newest of two or more
+checkpoints.  Every other run keeps only one.  No kill may take a checkpoint that stood, and each
+run must end with the weights, optimizer state, metrics and answers of the first.  Prints a JSON line
+for every kill and every run, and exits with 1 if it was otherwise.  Needs a checkout, for launch/.
 """
 
 import argparse
@@ -37,8 +37,8 @@ STEPS = 8
 SETTINGS = {
     "train.num_steps": STEPS, "rollout.num_prompts": 12, "rollout.slots": 64,
     "learner.micro_batch_rows": 8, "eval.num_samples": 2, "checkpoint.every": 1,
-    "checkpoint.keep": 3,
 }  # fmt: skip
+KEEP = (3, 1)  # checkpoint.keep of one run and the next
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,17 +61,18 @@ class Outcome:
         return [name for name, equal in same.items() if not equal]
 
 
-def _command(workdir: Path) -> list[str]:
-    flags = [f"--config.{key}={value}" for key, value in SETTINGS.items()]
+def _command(workdir: Path, keep: int) -> list[str]:
+    settings = SETTINGS | {"checkpoint.keep": keep}
+    flags = [f"--config.{key}={value}" for key, value in settings.items()]
     script, config = REPO / "launch" / "tpu_run.py", REPO / "configs" / "dars_b.py"
     return [sys.executable, str(script), "--config", str(config), "--workdir", str(workdir), *flags]
 
 
-def _train(workdir: Path, seconds: float | None) -> bool:
+def _train(workdir: Path, seconds: float | None, keep: int = KEEP[0]) -> bool:
     """Runs the trainer, and kills it after `seconds`; whether it came to its end before."""
     with open(workdir.with_suffix(".log"), "a") as log:
         process = subprocess.Popen(
-            _command(workdir), stdout=log, stderr=log, start_new_session=True
+            _command(workdir, keep), stdout=log, stderr=log, start_new_session=True
         )
     with contextlib.suppress(subprocess.TimeoutExpired):
         if process.wait(seconds):
@@ -114,7 +115,7 @@ def damage(workdir: Path, rng: random.Random) -> str:
 
 
 def drill(directory: Path, kills: int, seed: int) -> int:
-    """Runs the drill in a directory; returns the number of runs that ended otherwise."""
+    """Runs the drill in a directory; returns how often it was not as it must be."""
     rng = random.Random(seed)
     _train(directory / "undisturbed", None)  # also prepares data and compiled programs
     wanted = outcome(directory / "undisturbed")
@@ -124,14 +125,18 @@ def drill(directory: Path, kills: int, seed: int) -> int:
     done = failed = number = 0
     while done < kills:
         number += 1
-        workdir, mine, flips = directory / f"run_{number}", 0, 0
-        while not _train(workdir, rng.uniform(0.3, 1) * seconds if done < kills else None):
+        workdir, mine, flips, newest = directory / f"run_{number}", 0, 0, 0
+        keep = KEEP[number % len(KEEP)]
+        while not _train(workdir, rng.uniform(0.3, 1) * seconds if done < kills else None, keep):
             done, mine = done + 1, mine + 1
+            steps = checkpoint.finished(workdir / "checkpoints")
+            lost = max(steps, default=0) < newest  # a kill must not take what was there
+            failed += lost
             damaged = damage(workdir, rng) if done % 3 == 0 else ""
             flips += bool(damaged)
-            steps = checkpoint.finished(workdir / "checkpoints")
-            print(json.dumps({"kill": done, "newest": max(steps, default=0), "damaged": damaged}),
-                  flush=True)  # fmt: skip
+            newest = max(steps, default=0) if not damaged else steps[-2]
+            print(json.dumps({"kill": done, "keep": keep, "finished": steps, "damaged": damaged,
+                              "lost": lost}), flush=True)  # fmt: skip
         different = outcome(workdir).differences(wanted)
         failed += bool(different)
         print(json.dumps({"run": number, "kills": mine, "damaged": flips, "different": different}),

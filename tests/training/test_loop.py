@@ -1,5 +1,6 @@
 """Whole runs of the embedded policy, shrunk: the same every time, stopped or not."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import jax
 import ml_collections
@@ -16,9 +18,11 @@ import numpy as np
 import pytest
 from small_runs import SMALL, STEPS, make_config
 
+from dars_jax.commands import cli, train
 from dars_jax.config import flatten
-from dars_jax.records import metrics
+from dars_jax.records import checkpoint, manifest, metrics
 from dars_jax.records.checkpoint import Checkpoints
+from dars_jax.rewards import GradingError
 from dars_jax.setup import build
 from dars_jax.tasks import countdown
 from dars_jax.training import loop
@@ -34,7 +38,7 @@ KEYS = {
     "advantage_share", "entropy",
     "clip_fraction", "grad_norm", "response_length", "truncated_share", "tokens", "groups_kept",
     "logprob_gap", "seconds_prefill", "seconds_decode", "seconds_grade", "seconds_allocate",
-    "seconds_update", "seconds_publish", "tokens_per_s",
+    "seconds_update", "seconds_publish", "seconds_checkpoint", "tokens_per_s",
 }  # fmt: skip
 
 
@@ -237,3 +241,80 @@ def test_interrupted_at_any_moment_it_ends_with_the_same_weights(
             break
     assert codes[-1] == 0 and 130 in codes, codes
     assert_same_run(parts, uninterrupted[0], tmp_path / "w")
+
+
+# Saving, with steps that do nothing ---------------------------------------------------------------
+
+
+@pytest.fixture
+def idle(parts, tmp_path, monkeypatch):
+    """A run whose steps are a function of their number, called with the state."""
+    monkeypatch.setattr(loop.Trainer, "_first_evaluation", lambda *_: None)
+
+    def trainer(step, **changes):
+        def instead(self, number, state, params, log, stop):
+            step(number, state)
+            return state, params
+
+        monkeypatch.setattr(loop.Trainer, "_step", instead)
+        config = ml_collections.ConfigDict(parts.plan.config.to_dict())
+        config.update_from_flattened_dict(changes)
+        mine = dataclasses.replace(parts, plan=build.make_plan(config))
+        monkeypatch.setattr(train.startup, "prepare", lambda _: (mine, metrics.Console(1)))
+        return train.train(config, tmp_path)
+
+    return trainer
+
+
+ENDS = [
+    pytest.param(lambda state: loop.Stopped(15, 4), 3, id="a signal"),
+    pytest.param(lambda state: GradingError("no grade"), 3, id="a reward that fails"),
+    pytest.param(lambda state: loop.StrangeWeightsError(4, 1, 0, state), 3, id="strange weights"),
+    pytest.param(lambda state: FloatingPointError("NaN"), 2, id="gradients that are not finite"),
+    pytest.param(lambda state: RuntimeError("a bug"), 2, id="a failure that nobody foresaw"),
+]
+
+
+@pytest.mark.parametrize(("error", "newest"), ENDS)
+def test_a_run_that_ends_early_leaves_no_save_unfinished(
+    idle, tmp_path, monkeypatch, error, newest
+):
+    write_part = manifest.write_part
+    monkeypatch.setattr(manifest, "write_part", lambda where: (time.sleep(0.3), write_part(where)))
+
+    def step(number, state):
+        if number == 3:
+            raise error(state)
+
+    with contextlib.suppress(SystemExit, RuntimeError):
+        idle(step, **{"checkpoint.every": 2})
+    assert max(checkpoint.finished(tmp_path / "checkpoints")) == newest
+
+
+def test_a_save_that_fails_beside_the_run_ends_it_long_before_the_next(
+    idle, tmp_path, monkeypatch, capsys
+):
+    write, taken = manifest.write, []
+
+    def full(directory, step, version):
+        if step > 2:
+            raise OSError("No space left on device")
+        write(directory, step, version)
+
+    def step(number, _):
+        taken.append(number)
+        if number >= 4:
+            time.sleep(0.05)
+
+    monkeypatch.setattr(manifest, "write", full)
+    monkeypatch.setattr(loop.Trainer, "_evaluate", lambda *_: None)
+
+    with pytest.raises(SystemExit) as ended:
+        idle(step, **{"checkpoint.every": 2, "train.num_steps": 3})
+    assert ended.value.code == cli.EXIT_NOT_SAVED == 4 and len(taken) == 3
+    with pytest.raises(SystemExit) as ended:
+        idle(step, **{"checkpoint.every": 4, "train.num_steps": 1000})
+    assert ended.value.code == 4 and 5 <= len(taken) < 500
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: the checkpoint of step 4 was not written to ")
+    assert "No space left on device" in last and "that of step 2 is whole" in last
