@@ -5,8 +5,9 @@
 A run of the embedded policy that nobody disturbs comes first.  Others get kill -9 at random times
 and are started again, and after every third kill a bit is flipped in the newest of two or more
 checkpoints.  Every other run keeps only one.  No kill may take a checkpoint that stood, and each
-run must end with the weights, optimizer state, metrics and answers of the first.  Prints a JSON line
-for every kill and every run, and exits with 1 if it was otherwise.  Needs a checkout, for launch/.
+run must end with the weights, optimizer state, metrics and answers of the first.  Prints a JSON
+line for every kill and every run, and exits with 1 if it was otherwise.  Needs a checkout, for
+launch/.
 """
 
 import argparse
@@ -68,16 +69,35 @@ def _command(workdir: Path, keep: int) -> list[str]:
     return [sys.executable, str(script), "--config", str(config), "--workdir", str(workdir), *flags]
 
 
-def _train(workdir: Path, seconds: float | None, keep: int = KEEP[0]) -> bool:
-    """Runs the trainer, and kills it after `seconds`; whether it came to its end before."""
-    with open(workdir.with_suffix(".log"), "a") as log:
+@dataclasses.dataclass(frozen=True)
+class Kill:
+    """When a run is killed."""
+
+    seconds: float
+    in_steps: bool  # counted from the end of the first step that it takes, not from its start
+
+
+def _moment(rng: random.Random, seconds: float) -> Kill:
+    """Half of the kills meet a run that is starting or anywhere, half one that steps and saves."""
+    in_steps = rng.random() < 0.5
+    return Kill(seconds * (rng.uniform(0, 0.3) if in_steps else rng.uniform(0.3, 1)), in_steps)
+
+
+def _train(workdir: Path, keep: int = KEEP[0], kill: Kill | None = None) -> bool:
+    """Runs the trainer; whether it came to its end before it was killed."""
+    path = workdir.with_suffix(".log")
+    with open(path, "a") as log:
+        before = log.tell()
         process = subprocess.Popen(
             _command(workdir, keep), stdout=log, stderr=log, start_new_session=True
         )
+    while kill and kill.in_steps and process.poll() is None:
+        if "  reward " in path.read_text()[before:]:
+            break
+        time.sleep(0.02)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        if process.wait(seconds):
-            said = workdir.with_suffix(".log").read_text()[-3000:]
-            raise RuntimeError(f"the trainer failed: {said}")
+        if process.wait(kill and kill.seconds):
+            raise RuntimeError(f"the trainer failed: {path.read_text()[-3000:]}")
         return True
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -117,17 +137,17 @@ def damage(workdir: Path, rng: random.Random) -> str:
 def drill(directory: Path, kills: int, seed: int) -> int:
     """Runs the drill in a directory; returns how often it was not as it must be."""
     rng = random.Random(seed)
-    _train(directory / "undisturbed", None)  # also prepares data and compiled programs
+    _train(directory / "undisturbed")  # also prepares data and compiled programs
     wanted = outcome(directory / "undisturbed")
     begin = time.perf_counter()
-    _train(directory / "timed", None)
+    _train(directory / "timed")
     seconds = time.perf_counter() - begin
     done = failed = number = 0
     while done < kills:
         number += 1
         workdir, mine, flips, newest = directory / f"run_{number}", 0, 0, 0
         keep = KEEP[number % len(KEEP)]
-        while not _train(workdir, rng.uniform(0.3, 1) * seconds if done < kills else None, keep):
+        while not _train(workdir, keep, _moment(rng, seconds) if done < kills else None):
             done, mine = done + 1, mine + 1
             steps = checkpoint.finished(workdir / "checkpoints")
             lost = max(steps, default=0) < newest  # a kill must not take what was there
