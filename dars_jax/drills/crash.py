@@ -96,7 +96,7 @@ def _train(workdir: Path, keep: int = KEEP[0], kill: Kill | None = None) -> bool
             break
         time.sleep(0.02)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        if process.wait(kill and kill.seconds):
+        if process.wait(kill.seconds if kill else None):
             raise RuntimeError(f"the trainer failed: {path.read_text()[-3000:]}")
         return True
     os.killpg(process.pid, signal.SIGKILL)
