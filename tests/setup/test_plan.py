@@ -71,7 +71,9 @@ def test_caps_and_limits_are_the_published_and_measured_ones_unless_set():
     made = plan.validate(config, 1).update
     assert (made.loss.correction_cap, made.gap_limit) == (1.5, 0.2)
     config.learner.gap_limit, config.policy.dtype = 0.0, "bfloat16"
-    assert plan.validate(config, 1).update.gap_limit == 0.05
+    assert plan.validate(config, 1).update.gap_limit == 0.02
+    config.policy.architecture = "qwen2.5-math-1.5b"
+    assert plan.validate(config, 1).update.gap_limit == 0.2
 
 
 def test_advantages_that_are_of_an_accuracy_refuse_a_sum_of_rewards():
