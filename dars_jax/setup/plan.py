@@ -22,9 +22,9 @@ from dars_jax.policy.decoder import ARCHITECTURES, REMAT_POLICIES, ModelConfig
 from dars_jax.rollout.scheduler import RolloutConfig
 from dars_jax.setup.base_policy import WarmupConfig
 
-# Mean nats per token between sampler and trainer that a run is stopped at, some five times of what
-# rounding was seen to make, see docs/reliability.md: in fewer bits than float32 on a CPU of the
-# embedded policy, and of a deep one.
+# Mean nats per token between sampler and trainer that a run is stopped at: in float32 on a CPU, and
+# elsewhere about five times what rounding was seen to make of the embedded and of a deep policy, see
+# docs/reliability.md.
 GAP_LIMIT_EXACT, GAP_LIMIT_EMBEDDED, GAP_LIMIT_ROUNDED = 1e-3, 0.02, 0.2
 
 
