@@ -23,7 +23,7 @@ from dars_jax.rollout.scheduler import RolloutConfig
 from dars_jax.setup.base_policy import WarmupConfig
 
 # Mean nats per token between sampler and trainer that a run is stopped at: in float32 on a CPU, and
-# elsewhere about five times what rounding was seen to make of the embedded and of a deep policy, see
+# elsewhere about five times what rounding was seen to make of the embedded and of a deep policy:
 # docs/reliability.md.
 GAP_LIMIT_EXACT, GAP_LIMIT_EMBEDDED, GAP_LIMIT_ROUNDED = 1e-3, 0.02, 0.2
 
