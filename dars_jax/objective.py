@@ -121,8 +121,8 @@ def group_advantages(
 
     c of a group's n rollouts are right.  "maxrl" and "ada_est" are for rewards that are not
     negative; a group whose mean is 0 gets 0.  "passk" and "pkpo" count a rollout as right if its
-    reward is above 1/2, and give 0 to a group of fewer than k.  A group of one gets 0, but for
-    "pkpo" with k = 1, which is the reward itself.
+    reward is at least 1/2, and give 0 to a group of fewer than k.  A group of one and a group of
+    equal rewards get exactly 0, but for "pkpo" with k = 1, which is 1 for a right rollout.
 
     Args:
       rewards: float[rollouts].
@@ -161,7 +161,7 @@ def _advantages(
 
     size = total(jnp.ones_like(rewards))
     if advantage in OF_K:
-        right = rewards > 0.5
+        right = rewards >= 0.5
         if_right, if_wrong = _advantages_by_count(total(right * 1.0), size, advantage, k, beta)
         return jnp.where(real, jnp.where(right, if_right[mine], if_wrong[mine]), 0.0)
     if advantage == "rs_grpo":
@@ -170,6 +170,8 @@ def _advantages(
         mean = total(tilted) / jnp.maximum(size, 1)
         return jnp.where(real, (tilted / mean[mine] - 1) / beta, 0.0)
     mean = total(rewards) / jnp.maximum(size, 1)
+    # Rounding must not take it out of the rewards' range: equal ones would differ from their mean.
+    mean = jnp.clip(mean, *_extremes(rewards, ids, num_groups))
     centred = jnp.where(real, rewards - mean[mine], 0.0)
     if advantage == "std":
         variance = total(centred**2) / jnp.maximum(size - 1, 1)
@@ -260,9 +262,14 @@ def has_signal(
 @functools.partial(jax.jit, static_argnums=2)
 def _differ(values: jax.Array, ids: jax.Array, num_groups: int) -> jax.Array:
     """`has_signal` of what `group_members` gives."""
-    highest = jax.ops.segment_max(values, ids, num_groups)
-    lowest = jax.ops.segment_min(values, ids, num_groups)
+    lowest, highest = _extremes(values, ids, num_groups)
     return highest > lowest
+
+
+def _extremes(values: jax.Array, ids: jax.Array, num_groups: int) -> tuple[jax.Array, jax.Array]:
+    """(lowest, highest) value of each group -> float32[groups] each; inf and -inf of none."""
+    lowest = jax.ops.segment_min(values, ids, num_groups)
+    return lowest, jax.ops.segment_max(values, ids, num_groups)
 
 
 def cumulative_advantage(
@@ -337,7 +344,8 @@ def clipped_surrogate(
 ) -> tuple[jax.Array, jax.Array]:
     """PPO's pessimistic surrogate (arXiv 1707.06347, eq. 7), as a loss.
 
-    max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high)) with r = exp(logprob - old_logprob).
+    max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high)) with r = exp(logprob - old_logprob).  A ratio
+    too large for float32 does no harm where the clip decides or A is 0.
 
     Args:
       logprob, old_logprob, advantage: float32[...], one shape.
@@ -345,10 +353,13 @@ def clipped_surrogate(
     Returns:
       (loss float32[...], clipped bool[...]: where the clip decides and the gradient is 0).
     """
-    ratio = jnp.exp(logprob - old_logprob)
-    free = -advantage * ratio
+    # The branch that is not taken is left out before exp: the gradient of max has 0 * inf there.
+    difference = jnp.where(advantage == 0, 0.0, logprob - old_logprob)
+    ratio = jax.lax.stop_gradient(jnp.exp(difference))
     bounded = -advantage * jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
-    return jnp.maximum(free, bounded), bounded > free
+    clipped = bounded > -advantage * ratio
+    free = -advantage * jnp.exp(jnp.where(clipped, 0.0, difference))
+    return jnp.where(clipped, bounded, free), clipped
 
 
 def kl_penalty(logprob: jax.Array, reference_logprob: jax.Array) -> jax.Array:

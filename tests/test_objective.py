@@ -32,18 +32,18 @@ K, BETA = 4, 2.0  # the defaults
 
 
 def pkpo(r):
-    n, c = len(r), (r > 0.5).sum()
-    return np.where(r > 0.5, comb(n - c, K - 1) / comb(n, K) if n >= K else 0, 0.0)
+    n, c = len(r), (r >= 0.5).sum()
+    return np.where(r >= 0.5, comb(n - c, K - 1) / comb(n, K) if n >= K else 0, 0.0)
 
 
 def passk(r):
-    n, c = len(r), (r > 0.5).sum()
+    n, c = len(r), (r >= 0.5).sum()
     if n < K:
         return np.zeros(n)
     rho = 1 - comb(n - c, K) / comb(n, K)
     sigma = np.sqrt(rho * (1 - rho)) + 1e-6
     others = comb(n - c - 1, K - 1) / comb(n - 1, K - 1) if c < n else 0
-    return np.where(r > 0.5, (1 - rho) / sigma, (1 - rho - others) / sigma)
+    return np.where(r >= 0.5, (1 - rho) / sigma, (1 - rho - others) / sigma)
 
 
 def rs_grpo(r):
@@ -163,6 +163,14 @@ def test_an_unknown_advantage_is_refused():
 def test_a_group_of_one_and_a_group_of_equals_get_zero(advantage):
     got = advantages([1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 2, 2], 4, advantage=advantage)
     assert got.tolist() == [0.0] * 6
+
+
+@pytest.mark.parametrize("advantage", objective.ADVANTAGES)
+def test_equal_fractional_rewards_have_no_advantage_at_all(advantage):
+    # rounded, the mean of 8 times 0.3 is another number, and "std" divides the difference by 1e-6
+    values = np.repeat([0.3, 0.1, 0.7, 1 / 3, 0.9, 0.55, 0.0], [8, 7, 32, 8, 3, 24, 5])
+    ids = np.repeat(np.arange(7), [8, 7, 32, 8, 3, 24, 5])
+    assert not advantages(values, ids, 7, advantage=advantage).any()
 
 
 @given(st.data(), st.sampled_from(objective.ADVANTAGES))

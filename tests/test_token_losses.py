@@ -93,3 +93,15 @@ def test_the_gradient_of_logprob_is_onehot_minus_softmax():
     got = jax.grad(lambda x: objective.logprob_and_entropy(x, targets)[0].sum())(logits)
     want = np.eye(9)[targets] - np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("logprob", "advantage", "loss", "clipped"),
+    [(100.0, 1.0, -1.2, True), (1e4, 1.0, -1.2, True), (1e4, 0.0, 0.0, False),
+     (-1e4, -1.0, 0.8, True), (-1e4, 1.0, 0.0, False)],
+)  # fmt: skip
+def test_a_ratio_beyond_float32_harms_only_where_it_counts(logprob, advantage, loss, clipped):
+    surrogate = lambda x: objective.clipped_surrogate(x, 0.0, jnp.float32(advantage))  # noqa: E731
+    value, is_clipped = surrogate(jnp.float32(logprob))
+    assert value == pytest.approx(loss) and bool(is_clipped) == clipped
+    assert jax.grad(lambda x: surrogate(x)[0])(jnp.float32(logprob)) == 0

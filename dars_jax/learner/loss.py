@@ -59,36 +59,45 @@ class Sums:
 def _token_loss(
     logits: jax.Array, data: dict[str, Any], config: LossConfig
 ) -> tuple[jax.Array, tuple[Sums, jax.Array]]:
-    """logits [b,c,V], data [b,c] each -> (loss, (Sums, logprob float32[b,c]))."""
-    logprob, entropy = objective.logprob_and_entropy(
-        logits, data["target"], temperature=config.temperature
-    )
-    old = jnp.where(data["first"], jax.lax.stop_gradient(logprob), data["old_logprob"])
-    surrogate, clipped = ratios.surrogate(
-        logprob, old, data["advantage"], kind=config.surrogate, clip_low=config.clip_low,
-        clip_high=config.clip_high, sequence_ratio=data.get("sequence_ratio"),
-    )  # fmt: skip
+    """logits [b,c,V], data [b,c] each -> (loss, (Sums, logprob float32[b,c])).
+
+    What stands at positions of weight 0, padding and prompts, is left out before any arithmetic:
+    times 0 it would still be NaN where it is infinite.
+    """
     weight = data["weight"]
     live = weight > 0
-    entropy_sum = jnp.sum(jnp.where(live, entropy, 0.0))
-    bounded_sum = jnp.zeros(())
+    of_live = lambda x: jnp.where(live, x, 0.0)  # noqa: E731
+    own, entropy = map(
+        of_live,
+        objective.logprob_and_entropy(logits, data["target"], temperature=config.temperature),
+    )
+    old = jnp.where(data["first"], jax.lax.stop_gradient(own), of_live(data["old_logprob"]))
+    entropy_sum = jnp.sum(entropy)
+    correction, bounded_sum = jnp.ones(()), jnp.zeros(())
+    logprob = own
     if config.correction != "none":
         difference = data.get("sequence_gap", old - data["sampler_logprob"])
         correction, bounded = ratios.correction(
-            jnp.where(live, difference, 0.0), kind=config.correction, low=config.correction_low,
+            of_live(difference), kind=config.correction, low=config.correction_low,
             cap=config.correction_cap,
         )  # fmt: skip
-        surrogate = correction * surrogate
         bounded_sum = jnp.sum(bounded, dtype=jnp.float32)
+        # likewise for tokens that the correction leaves out
+        logprob = jnp.where(correction > 0, own, jax.lax.stop_gradient(own))
+    surrogate, clipped = ratios.surrogate(
+        logprob, old, of_live(data["advantage"]), kind=config.surrogate, clip_low=config.clip_low,
+        clip_high=config.clip_high, sequence_ratio=data.get("sequence_ratio"),
+    )  # fmt: skip
+    surrogate = jnp.where(correction > 0, correction * surrogate, 0.0)
     loss = jnp.sum(weight * surrogate) - data["entropy_weight"] * entropy_sum
     kl_sum = jnp.zeros(())
     if config.kl_coef:
-        kl = objective.kl_penalty(logprob, data["reference_logprob"])
+        kl = objective.kl_penalty(own, of_live(data["reference_logprob"]))
         loss += config.kl_coef * jnp.sum(weight * kl)
-        kl_sum = jnp.sum(jnp.where(live, kl, 0.0))
+        kl_sum = jnp.sum(kl)
     sums = Sums(loss, entropy_sum, jnp.sum(live & clipped, dtype=jnp.float32), kl_sum,
                 bounded_sum)  # fmt: skip
-    return loss, (jax.lax.stop_gradient(sums), jax.lax.stop_gradient(logprob))
+    return loss, (jax.lax.stop_gradient(sums), jax.lax.stop_gradient(own))
 
 
 def sequence_terms(
@@ -153,6 +162,7 @@ def head_gradient(
     def body(carry: tuple[Sums, jax.Array], xs: Any) -> Any:
         sums, total = carry
         h, arrays = xs
+        h = jnp.where(arrays["weight"][..., None] > 0, h, 0)  # see _token_loss
         logits = jnp.einsum("bcd,vd->bcv", h, head, preferred_element_type=jnp.float32)
         (_, (new, logprob)), d_logits = grad(logits, {**arrays, **scalars}, config)
         d_logits = d_logits.astype(h.dtype)

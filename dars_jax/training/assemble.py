@@ -9,6 +9,7 @@ import numpy as np
 
 from dars_jax import objective
 from dars_jax.learner import packing
+from dars_jax.rewards import Verdict
 from dars_jax.setup import build
 from dars_jax.types import Prompts, Rollouts, UpdateBatch
 
@@ -70,13 +71,24 @@ def _score(
 def assemble(
     parts: build.Parts, prompts: Prompts, rollouts: Rollouts
 ) -> tuple[UpdateBatch, np.ndarray, np.ndarray]:
-    """Graded rollouts -> (batch on the host, advantage float32[N], kept bool[P])."""
+    """Graded rollouts -> (batch on the host, advantage float32[N], kept bool[P]).
+
+    Advantages of Pass@k, and what they keep, follow the verdicts, as allocation does.
+
+    Raises:
+      ValueError: more prompts than rollout.num_prompts.
+    """
     plan, n = parts.plan, len(rollouts)
     u, o, most = plan.config.learner, plan.config.objective, plan.config.rollout.num_prompts
+    if len(prompts) > most:
+        raise ValueError(f"{len(prompts)} prompts, but rollout.num_prompts = {most}: raise it")
+    reward = rollouts.reward
+    if o.advantage in objective.OF_K:
+        reward = (rollouts.verdict == Verdict.CORRECT).astype(np.float32)
     size = most * plan.rollout.n_max  # fixed, whatever the number of rollouts
     pad = lambda x: np.pad(x, (0, size - n))  # noqa: E731
     minibatch = (np.arange(most) * u.num_minibatches // max(len(prompts), 1)).astype(np.int32)
-    arrays = (pad(rollouts.reward), pad(rollouts.prompt), pad(rollouts.length),
+    arrays = (pad(reward), pad(rollouts.prompt), pad(rollouts.length),
               pad(rollouts.truncated),
               np.arange(size) < n, minibatch)  # fmt: skip
     scores = _score(

@@ -165,6 +165,20 @@ def test_a_gradient_that_is_not_finite_is_not_applied(tiny, work):
     assert metrics["applied"].tolist() == [1] and not same(good.params, tiny.params)
 
 
+def test_garbage_in_the_padding_of_a_batch_changes_no_bit_of_the_update(tiny, work):
+    packed = pack(work)
+    dead = packed.weight == 0
+    assert 0 < dead.sum() < dead.size
+    want, metrics = run(tiny, packed)
+    spoilt = dataclasses.replace(
+        packed, advantage=np.where(dead, np.inf, packed.advantage).astype(np.float32),
+        sampler_logprob=np.where(dead, -1e4, packed.sampler_logprob).astype(np.float32),
+        target=np.where(dead, 3, packed.target).astype(np.int32),
+    )  # fmt: skip
+    got, others = run(tiny, spoilt)
+    assert same(got.params, want.params) and same(others, metrics) and metrics["applied"] == 1
+
+
 def test_one_program_serves_any_number_of_live_micro_batches(tiny, work):
     step = compiled(CONFIG, tiny.config, "gradient")[2]
     live = set()

@@ -7,6 +7,7 @@ import pytest
 
 from dars_jax import objective
 from dars_jax.config import defaults
+from dars_jax.rewards import Verdict
 from dars_jax.setup import plan
 from dars_jax.training.assemble import assemble
 from dars_jax.types import Prompts, Rollouts
@@ -15,13 +16,18 @@ SIZES = [8, 8, 8, 5]
 RIGHT = [0, 2, 7, 1]
 
 
-def assembled(**settings):
+def assembled(count=4, rewards=(0.0, 1.0), correct_at=0.5, **settings):
     """(batch, advantage) of four groups, one without a right rollout and one with fewer rollouts.
 
     Every third answer is as long as can be and truncated, every other has three tokens.
+
+    Args:
+      count: rollout.num_prompts.
+      rewards: of a wrong and of a right answer.
+      correct_at: from which reward on the grader calls an answer correct.
     """
     config = defaults().unlock()
-    config.rollout.num_prompts = 4
+    config.rollout.num_prompts = count
     config.update_from_flattened_dict({f"objective.{k}": v for k, v in settings.items()})
     prompts = Prompts(
         tokens=tuple(np.array([i + 1], np.int32) for i in range(4)), uid=np.arange(4),
@@ -30,11 +36,13 @@ def assembled(**settings):
     n, width = sum(SIZES), config.rollout.max_tokens
     sample = np.concatenate([np.arange(s) for s in SIZES]).astype(np.int32)
     prompt = np.repeat(np.arange(4), SIZES).astype(np.int32)
+    reward = np.where(sample < np.array(RIGHT)[prompt], *rewards[::-1]).astype(np.float32)
     rollouts = Rollouts(
         prompt=prompt, sample=sample, stage=np.zeros(n, np.int32),
         tokens=np.ones((n, width), np.int32), logprob=np.zeros((n, width), np.float32),
         length=np.where(sample % 3 == 2, width, 3).astype(np.int32), truncated=sample % 3 == 2,
-        reward=(sample < np.array(RIGHT)[prompt]).astype(np.float32), verdict=np.zeros(n, np.int8),
+        reward=reward,
+        verdict=np.where(reward >= correct_at, Verdict.CORRECT, Verdict.WRONG).astype(np.int8),
     )  # fmt: skip
     parts = types.SimpleNamespace(plan=plan.validate(config, 1))
     batch, advantage, _ = assemble(parts, prompts, rollouts)
@@ -66,6 +74,19 @@ def test_a_masked_answer_is_in_its_group_and_not_in_the_loss():
     np.testing.assert_array_equal(advantage, same)
     assert batch.token_count < as_is.token_count
     assert batch.weight.max() > as_is.weight.max()  # as if the others were all
+
+
+@pytest.mark.parametrize("advantage", objective.OF_K)
+def test_what_pass_at_k_counts_is_what_the_grader_calls_correct(advantage):
+    rewards, plain = (0.55, 0.75), advantages(advantage=advantage, k=2)
+    fractional = advantages(rewards=rewards, correct_at=0.7, advantage=advantage, k=2)
+    np.testing.assert_array_equal(fractional, plain)
+    assert plain.any()
+
+
+def test_more_prompts_than_a_step_has_are_refused():
+    with pytest.raises(ValueError, match=r"4 prompts, but rollout.num_prompts = 3: raise it"):
+        assembled(count=3)
 
 
 def test_a_soft_penalty_lowers_long_answers_and_makes_no_signal():
