@@ -65,7 +65,7 @@ def defaults() -> ConfigDict:
     # it out waits for all prompts of a stage.
     c.rollout.budget = 0.0
     c.rollout.num_stages = 2  # 2 is the paper's: pre-rollouts and one top-up
-    c.rollout.barrier = False  # wait for a whole stage before the next; same rollouts, slower
+    c.rollout.barrier = False  # wait for a whole stage before the next; same answers, slower
     c.rollout.temperature = 1.0  # of the loss too
     # Filters change the distribution, which the loss does not know: refused but for these values.
     c.rollout.top_p = 1.0

@@ -83,4 +83,4 @@ def _summarize(config: ConfigDict, workdir: Path, before: Report, after: Report)
         low, high = g.interval
         print(f"  Pass@{k:<4} {g.before:.3f} -> {g.after:.3f}  {g.after - g.before:+.3f}  "
               f"({low:+.3f} to {high:+.3f})")  # fmt: skip
-    print(f"Pass@1 before {before.avg:.3f}, after {after.avg:.3f}")
+    print(f"Pass@1 before {before.pass_at[1]:.3f}, after {after.pass_at[1]:.3f}")

@@ -18,7 +18,7 @@ class Answers:
 
     num_problems: int
     problem: np.ndarray  # int64[N], below num_problems; every problem has at least one answer
-    reward: np.ndarray  # float64[N], in [0, 1]
+    reward: np.ndarray  # float64[N], in [0, 1], of a sum any number
     correct: np.ndarray  # bool[N], what Pass@k counts
     length: np.ndarray | None  # int64[N], tokens; None where nobody counted
     truncated: np.ndarray | None  # bool[N], stopped by the length limit; None likewise
@@ -32,7 +32,7 @@ class Report:
 
     num_problems: int
     num_samples: int  # answers per problem; of the problem with fewest where they differ
-    avg: float  # Avg@n, mean over problems of the mean reward: an estimate of Pass@1
+    avg: float  # Avg@n, mean over problems of the mean reward; Pass@1 where rewards are 0 and 1
     pass_at: dict[int, float]  # k -> Pass@k
     pass_interval: dict[int, tuple[float, float]]  # 95 % bootstrap intervals over problems
     response_length: float | None  # mean tokens of an answer
@@ -41,9 +41,10 @@ class Report:
     """Of a sum: the mean over problems of the mean of each reward, by name."""
 
     def summary(self) -> str:
-        """One line."""
-        ks = "  ".join(f"Pass@{k} {v:.3f}" for k, v in self.pass_at.items() if k > 1)
-        return f"Pass@1 {self.avg:.3f}  {ks}"
+        """One line; the mean reward is in it where it is not Pass@1."""
+        ks = [f"Pass@{k} {v:.3f}" for k, v in self.pass_at.items()]
+        other = abs(self.avg - self.pass_at[1]) > 1e-6
+        return "  ".join([f"reward {self.avg:.3f}"] * other + ks)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-friendly values."""

@@ -2,7 +2,8 @@
 
 Everything that depends on the clock has a name that starts with "seconds" or ends with "_per_s";
 all else is the same in every run of a configuration.  (With graders in processes of their own
-`decode_steps` and `slot_occupancy` depend on when grades arrive; rollouts never do.)
+`decode_steps` and `slot_occupancy` depend on when grades arrive, and so do the last bits of the
+sampler's log-probs, which `logprob_gap*` shows; tokens, lengths and rewards never do.)
 """
 
 import json

@@ -4,9 +4,11 @@
 
 A prompt moves on by itself: as soon as its own rollouts are graded, its top-ups join a queue, while
 other prompts are still in an earlier stage.  With `barrier` every stage waits for the last rollout
-of the one before.  Both give the same rollouts, bit for bit, on any number of replicas, since
+of the one before.  Both give the same tokens, lengths and rewards on any number of replicas, since
 allocation looks at one prompt only and a rollout's randomness is keyed by
-(seed, step, stage, prompt, sample).  A budget is shared out over all prompts: it needs the barrier.
+(seed, step, stage, prompt, sample).  The sampler's log-probs are the same but for rounding, which
+depends on the company in the decode batch.  A budget is shared out over all prompts: it needs the
+barrier.
 """
 
 import collections

@@ -252,7 +252,7 @@ class Trainer:
         console.log(f"after step {step}, {report.num_problems} held-out prompts: "
                     f"{report.summary()}")  # fmt: skip
         if step == 0:
-            self._warn_of_another_base(report.avg)
+            self._warn_of_another_base(report.pass_at[1])
         return report
 
     def _warn_of_another_base(self, pass_at_1: float) -> None:

@@ -1,5 +1,7 @@
 """What training has changed: every problem is compared with itself."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -25,6 +27,17 @@ def test_the_same_gain_everywhere_is_certain_however_much_problems_differ():
     # comparing two intervals instead would leave all of the spread between problems
     got = gain(answers([0, 1, 2, 3] * 5), answers([1, 2, 3, 4] * 5), 1, seed=0)
     assert got.interval == pytest.approx((0.25, 0.25))
+
+
+def test_pass_at_1_counts_right_answers_and_their_mean_is_called_reward():
+    right = answers([0, 2, 4])
+    figures = report(right, seed=0)
+    assert figures.avg == pytest.approx(figures.pass_at[1]) == pytest.approx(0.5)
+    assert figures.summary() == "Pass@1 0.500  Pass@2 0.611  Pass@4 0.667"
+    paid = dataclasses.replace(right, reward=np.where(right.correct, 0.9, 0.3))
+    assert (
+        report(paid, seed=0).summary() == "reward 0.600  Pass@1 0.500  Pass@2 0.611  Pass@4 0.667"
+    )
 
 
 def test_no_change_is_no_gain():

@@ -66,6 +66,7 @@ def baseline(engines):
 
 
 def assert_same_answers(got, want):
+    """The same tokens and rewards to the bit, the same log-probs but for rounding."""
     assert got.keys() == want.keys()
     for key in want:
         assert got[key][:4] == want[key][:4], key

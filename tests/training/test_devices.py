@@ -1,4 +1,4 @@
-"""One device against eight simulated ones: the same rollouts, the same update but for rounding.
+"""One device against eight simulated ones: the same answers, the same update but for rounding.
 
 Each mesh has a process of its own, since the number of devices is fixed when jax starts.
 """

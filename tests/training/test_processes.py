@@ -1,4 +1,4 @@
-"""One run in several processes: the same rollouts, the same weights but for rounding."""
+"""One run in several processes: the same answers, the same weights but for rounding."""
 
 import hashlib
 import itertools
