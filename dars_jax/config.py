@@ -142,6 +142,9 @@ def defaults() -> ConfigDict:
     c.eval.top_p = 1.0
     c.eval.top_k = 0  # 0 keeps the whole vocabulary
 
+    c.watchdog = ConfigDict()
+    c.watchdog.minutes = 60.0  # without any progress, after which the run ends; 0 waits for ever
+
     c.wandb = ConfigDict()
     c.wandb.project = ""  # Weights & Biases project that gets the scalars, too; "" is none
     c.wandb.mode = "online"  # or "offline": files below WORKDIR/wandb for `wandb sync`
@@ -158,7 +161,7 @@ FREE_KEYS = (
     "train.num_steps", "checkpoint.every", "checkpoint.keep", "eval.every", "eval.num_samples",
     "eval.temperature", "eval.top_p", "eval.top_k", "learner.gap_limit", "reward.num_workers",
     "reward.max_errors", "data.dir", "rollout.barrier", "rollout.prefixes", "mesh.data",
-    "mesh.fsdp", "mesh.tensor", "wandb.project", "wandb.mode",
+    "mesh.fsdp", "mesh.tensor", "wandb.project", "wandb.mode", "watchdog.minutes",
 )  # fmt: skip
 
 

@@ -245,7 +245,7 @@ sweep() {
     kill -KILL -- "-$(ps -o pgid= -p "$(cat run.pid)" | tr -d " ")"; }'
 }
 
-# xpk makes a JobSet of the checkout and hands it to the cluster.  Exit codes 1, 4 and 6 and what xpk
+# xpk makes a JobSet of the checkout and hands it to the cluster.  Exit codes 1, 4, 6 and 8 and what xpk
 # adds by itself, 127 to 255 (130, 137, 143: signals), start it again; the others end it, since a
 # run that goes on from the same state would end so again.
 jobset() {
@@ -264,7 +264,7 @@ jobset() {
   local create=(xpk workload create "--workload=$name" "--cluster=$cluster" "${where[@]}"
     "--tpu-type=$type" ${capacity[@]+"${capacity[@]}"} ${storage[@]+"${storage[@]}"}
     "--base-docker-image=$IMAGE" "--script-dir=$source" "--max-restarts=$RESTARTS"
-    "--restart-on-exit-codes=1,4,6" --termination-grace-period-seconds=300
+    "--restart-on-exit-codes=1,4,6,8" --termination-grace-period-seconds=300
     "--command=pip install -q -e '.[train,tpu]' && exec $training")
   act git archive --format=tar.gz -o "$archive" HEAD &&
     act rm -rf "$source" && act mkdir "$source" && act tar -xzf "$archive" -C "$source" ||

@@ -36,7 +36,7 @@ HOUSE = {
     "evaluation": ["benchmarks", "scores", "answering", "second", "report"],
     "study": ["arms", "runs", "resampling", "compare", "loudness", "claims", "page", "figures",
               "allocation", "reproduction", "variants", "paper", "look"],
-    "training": ["assemble", "stop", "loop"],
+    "training": ["assemble", "stop", "watchdog", "loop"],
     "tpu": ["topology", "flops", "hlo", "hlo_traffic", "aot", "cost"],
     "commands": ["console", "cli", "startup", "train", "evaluate", "generations", "export", "serve",
                  "compile_tpu", "reproduce", "plot", "notebook"],

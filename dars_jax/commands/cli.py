@@ -28,6 +28,7 @@ EXIT_NOT_SAVED = 4  # a checkpoint could not be written
 EXIT_REWARD = 5  # the reward failed on an answer
 EXIT_STRANGE_WEIGHTS = 6  # the engine sampled from other weights than those that learn
 EXIT_POLICY = 7  # the policy's log-probs are not finite
+EXIT_STALLED = 8  # no progress for watchdog.minutes
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configuration file, FILE.py or FILE.py:PRESET; --config.section.key=VALUE "

@@ -38,6 +38,8 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         from dars_jax.commands import train as command
 
     workdir = Path(workdir)
+    config = config.copy_and_resolve_references()
+    config.watchdog.minutes = 0.0  # it would end the kernel; who sits here interrupts
     with _curves(workdir):
         try:
             code = command.train(config, workdir)

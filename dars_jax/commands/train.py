@@ -2,8 +2,11 @@
 
 import contextlib
 import json
+import os
 import time
 from pathlib import Path
+
+import jax
 
 from dars_jax import distributed
 from dars_jax.commands import cli, startup
@@ -15,6 +18,7 @@ from dars_jax.records.checkpoint import SaveError
 from dars_jax.records.tracker import Tracker, tracking
 from dars_jax.setup import build, saved_state
 from dars_jax.training import loop
+from dars_jax.training.watchdog import Watchdog
 
 SHOWN = (1, 8, 32, 128)  # k of the summary
 
@@ -22,6 +26,8 @@ SHOWN = (1, 8, 32, 128)  # k of the summary
 def train(config: ConfigDict, workdir: Path, processes: distributed.Address | None = None) -> int:
     """Trains, prints a summary on standard output, returns the exit code."""
     with startup.together(processes, workdir), contextlib.ExitStack() as stack:
+        watchdog = _watchdog(config, workdir)
+        stack.enter_context(watchdog.watching())
         with cli.one_line_errors():
             if distributed.is_first():
                 stack.enter_context(cli.alone(workdir, "trainer"))
@@ -30,10 +36,20 @@ def train(config: ConfigDict, workdir: Path, processes: distributed.Address | No
                 build.make_plan(config)  # a mistake in it should not begin a run at W&B
             log = metrics.Console(0).log
             tracker = stack.enter_context(tracking(config, workdir, log))
-        return _train(config, workdir, tracker)
+        return _train(config, workdir, tracker, watchdog)
 
 
-def _train(config: ConfigDict, workdir: Path, tracker: Tracker | None) -> int:
+def _watchdog(config: ConfigDict, workdir: Path) -> Watchdog:
+    """That of this process, which it ends without clearing up."""
+    others = f"_{jax.process_index()}" if jax.process_count() > 1 else ""
+    return Watchdog(
+        60 * config.watchdog.minutes,
+        workdir / f"stalled{others}.txt",
+        lambda: os._exit(cli.EXIT_STALLED),
+    )
+
+
+def _train(config: ConfigDict, workdir: Path, tracker: Tracker | None, watchdog: Watchdog) -> int:
     begin = time.monotonic()
     parts, console = startup.prepare(config)
     with cli.one_line_errors():
@@ -41,7 +57,7 @@ def _train(config: ConfigDict, workdir: Path, tracker: Tracker | None) -> int:
     try:
         with grader, startup.answer_errors():
             with cli.one_line_errors():
-                run = loop.Trainer(parts, grader, workdir, console, tracker)
+                run = loop.Trainer(parts, grader, workdir, console, tracker, watchdog)
             if distributed.is_first():
                 settings = json.dumps(flatten(config), indent=2)
                 (workdir / "config.json").write_text(settings + "\n")
@@ -57,6 +73,7 @@ def _train(config: ConfigDict, workdir: Path, tracker: Tracker | None) -> int:
         return stopped.exit_code
     if not distributed.is_first():
         return 0
+    watchdog.at("summary", config.train.num_steps)
     print(f"{config.train.num_steps} steps in {(time.monotonic() - begin) / 60:.1f} min")
     print(f"files: {workdir}/metrics.jsonl, {workdir}/eval/, {workdir}/tensorboard/, "
           f"{workdir}/checkpoints/")  # fmt: skip

@@ -28,7 +28,8 @@ from dars_jax.types import Rollouts
 EVALUATION_STEP = -1  # as the step of the random keys: the same noise at every evaluation
 WAVES = 8  # fillings of the decode slots between two writes: what a stopped evaluation can lose
 
-Progress = Callable[[int, int], None]  # progress(answers done, answers in all)
+# progress(answers done, answers in all, work); work is another number whenever there is progress
+Progress = Callable[[int, int, int], None]
 
 
 def evaluate(
@@ -146,7 +147,9 @@ def _sample(
             build.take(examples, np.arange(start, min(start + chunk, count))), session, grader,
             parts.tokenizer.decode, parts.tokenizer.eos_ids, config, seed=plan.config.seed,
             step=noise,
-            progress=lambda done, *_, base=start: progress(base * n + done, count * n),
+            progress=lambda done, *others, base=start: progress(
+                base * n + done, count * n, others[-1]
+            ),
         )  # fmt: skip
         del session  # its caches make room for the next one's
         yield start, rollouts

@@ -15,7 +15,7 @@ class Progress:
         self._last = -1
         self._width = 0
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, *_: int) -> None:
         """Shows news, if the last time is long enough ago or all is done."""
         now = time.monotonic()
         if self._before is None:

@@ -34,8 +34,9 @@ class RolloutStats:
 
 _PATIENCE_S = 1.0  # for graders, before a look at whether the run is asked to stop
 
-# progress(rollouts done, rollouts planned so far, tokens, largest stage begun)
-ProgressFn = Callable[[int, int, int, int], None]
+# progress(rollouts done, rollouts planned so far, tokens, largest stage begun, work); work grows
+# with everything that is decoded or graded
+ProgressFn = Callable[[int, int, int, int, int], None]
 
 
 class _Clock:
@@ -81,7 +82,7 @@ def collect(
     )
     store = _Store(prompts, config, eos_ids, len(grader.parts))
     clock = _Clock()
-    tokens = finished = failed = 0
+    tokens = finished = judged = failed = 0
     decode_steps = busy = capacity = 0
     fresh: dict[tuple[int, int], Any] = {}  # completions the grader has not seen
     while True:
@@ -117,6 +118,7 @@ def collect(
         if counts[:, 4].any():
             raise NonFiniteError(_told(prompts, int(counts[:, 4].argmax()), step))
         scheduler.graded(counts[:, :2], counts[:, 2])
+        judged += int(counts[:, 0].sum())
         failed += int(counts[:, 3].sum())
         if failed > config.max_errors:
             raise GradingError("; ".join(grader.complaints()) or "the reward of another process")
@@ -125,7 +127,8 @@ def collect(
         t = clock.charge("grade", t)
         scheduler.allocate()
         clock.charge("allocate", t)
-        progress(finished, scheduler.planned, tokens, int(scheduler.stage.max(initial=0)))
+        stage = int(scheduler.stage.max(initial=0))
+        progress(finished, scheduler.planned, tokens, stage, busy + judged)
         if scheduler.done and not outcome.completed:
             break
     s = clock.seconds

@@ -217,6 +217,8 @@ def _check_rest(c: ConfigDict) -> None:
     _check(c.eval.top_k >= 0, f"eval.top_k must be 0 or more, got {c.eval.top_k}")
     _check(c.eval.every >= 0, f"eval.every must be 0 or more, got {c.eval.every}")
     _one_of("wandb.mode", c.wandb.mode, ("online", "offline"))
+    minutes = c.watchdog.minutes
+    _check(minutes >= 0, f"watchdog.minutes must be 0 or more, got {minutes}")
     r = c.reward
     for key in ("cpu_limit_s", "timeout_s", "memory_gib"):
         _check(r[key] > 0, f"reward.{key} must be positive, got {r[key]}")

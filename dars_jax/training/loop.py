@@ -27,6 +27,7 @@ from dars_jax.rollout import stages
 from dars_jax.setup import base_policy, build
 from dars_jax.training.assemble import assemble, probe
 from dars_jax.training.stop import StopFlag, Stopped, StrangeWeightsError
+from dars_jax.training.watchdog import Watchdog, nobody
 from dars_jax.types import TrainState, UpdateBatch
 
 NON_FINITE_LIMIT = 3  # updates in a row that were not applied
@@ -42,6 +43,7 @@ class Trainer:
         workdir: Path,
         console: metrics.Console,
         tracker: Tracker | None = None,
+        watchdog: Watchdog | None = None,
     ):
         """Loads the initial policy, or the newest checkpoint of the working directory.
 
@@ -51,6 +53,7 @@ class Trainer:
         """
         self._parts, self._plan, self._workdir = parts, parts.plan, workdir
         self._grader, self._console, self._tracker = grader, console, tracker
+        self._watchdog = watchdog or nobody()
         c = parts.plan.config
         directory = workdir / "checkpoints"
         checkpoint.recover(directory, workdir / "damaged", console.log)
@@ -93,6 +96,7 @@ class Trainer:
                     done += 1
                     begin = time.perf_counter()
                     if done % c.checkpoint.every == 0 or done == c.train.num_steps:
+                        self._watchdog.at("checkpoint", done)
                         checkpoints.save(done, state)
                         saved = done
                     else:
@@ -134,12 +138,14 @@ class Trainer:
         c, parts, console = self._plan.config, self._parts, self._console
         begin = time.perf_counter()
 
-        def progress(done: int, planned: int, tokens: int, stage: int) -> None:
+        def progress(done: int, planned: int, tokens: int, stage: int, work: int) -> None:
+            self._watchdog.at("rollouts", step + 1, work)
             stop.check(step)
             rate = tokens / (time.perf_counter() - begin)
             console.phase(step, f"stage {stage + 1}  rollouts {done:,}/{planned:,}  "
                                 f"{rate:,.0f} tokens/s")  # fmt: skip
 
+        self._watchdog.at("rollouts", step + 1)
         epoch, indices = batch_indices(len(parts.train.rows), c.rollout.num_prompts, c.seed, step)
         prompts = build.take(parts.train, indices)
         session = parts.engine.open_session(params, c.rollout.prefill_batch)
@@ -148,6 +154,7 @@ class Trainer:
             self._plan.rollout, seed=c.seed, step=step, progress=progress,
         )  # fmt: skip
         sampled = time.perf_counter()
+        self._watchdog.at("update", step + 1)
         verdicts = rollouts.verdict
         rollouts = stages.judged(rollouts)
         packed, advantage, kept = assemble(parts, prompts, rollouts)
@@ -172,6 +179,7 @@ class Trainer:
             limit = self._plan.update.gap_limit
             raise StrangeWeightsError(step + 1, values["logprob_gap"], limit, state)
         updated = time.perf_counter()
+        self._watchdog.at("publish", step + 1)
         params = parts.engine.load_params(state.params)
         jax.block_until_ready(params)
         end = time.perf_counter()
@@ -184,6 +192,7 @@ class Trainer:
             "seconds_step": end - begin,
             "tokens_per_s": values["tokens"] / (sampled - begin),
         }
+        self._watchdog.at("records", step + 1)
         log.write(step + 1, values)
         console.step_done(step, _step_line(values))
         return state, params
@@ -239,10 +248,12 @@ class Trainer:
         summary = output.with_suffix(".json")
         console, last = self._console, self._plan.config.train.num_steps - 1
 
-        def progress(done: int, total: int) -> None:
+        def progress(done: int, total: int, work: int) -> None:
+            self._watchdog.at("evaluation", step, (done, work))
             stop.check(step)
             console.phase(min(step, last), f"evaluation  answers {done:,}/{total:,}")
 
+        self._watchdog.at("evaluation", step)
         report = answering.evaluate(
             self._parts, params, self._grader, output=output, progress=progress
         )

@@ -185,7 +185,7 @@ def test_a_jobset_holds_the_last_commit_and_its_bucket():
 
 def test_a_jobset_starts_again_where_that_can_help():
     create = planned(*JOBSET)[-1]
-    assert "--restart-on-exit-codes=1,4,6" in create  # besides 127 to 255, xpk's own
+    assert "--restart-on-exit-codes=1,4,6,8" in create  # besides 127 to 255, xpk's own
     assert "--max-restarts=50" in create
 
 
@@ -216,7 +216,7 @@ def test_xpk_itself_makes_the_jobset(tmp_path):
     (rule,) = job["template"]["spec"]["podFailurePolicy"]["rules"]
     assert (rule["action"], rule["onExitCodes"]["operator"]) == ("FailJob", "NotIn")
     again = set(rule["onExitCodes"]["values"])
-    assert {1, 4, 6, 130, 137, 143} <= again and not again & {0, 2, 3, 5, 7}
+    assert {1, 4, 6, 8, 130, 137, 143} <= again and not again & {0, 2, 3, 5, 7}
     assert job["template"]["spec"]["parallelism"] == 16  # v6e-64: 4 chips a machine
 
 

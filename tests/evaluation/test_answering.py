@@ -61,7 +61,7 @@ def test_a_stopped_evaluation_continues_to_the_same_bytes(small, tmp_path):
     _, parts, params, benchmark = small
     options = {"noise": answering.EVALUATION_STEP}
 
-    def stop(done, total):
+    def stop(done, total, _):
         assert total == PROBLEMS * SAMPLES
         if done > 6 * SAMPLES:  # in the second chunk
             raise Killed
@@ -77,7 +77,7 @@ def test_a_stopped_evaluation_continues_to_the_same_bytes(small, tmp_path):
             file.write('{"id": "c4", "respo')  # a power cut in the middle of a line
         seen = []
         again = answering.answer(parts, params, grader, benchmark, stopped,
-                                progress=lambda done, _: seen.append(done), **options)  # fmt: skip
+                                progress=lambda done, *_: seen.append(done), **options)  # fmt: skip
         assert seen[0] >= 4 * SAMPLES  # what was there is not asked again
         assert stopped.read_bytes() == straight.read_bytes() and not partial.exists()
         np.testing.assert_array_equal(again.reward, whole.reward)
