@@ -302,7 +302,10 @@ def _update(
             coef = jnp.where(entropy[1] <= config.entropy_target, entropy[0], 0.0)
         grads, sums, old = gradient(params, batch, old, reference_logprob, epoch, j, coef)
         norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
+        # Moments that are no numbers would make weights that are none.  A sum of what is read
+        # anyway needs no copy of the updates.
+        moments = sum(jnp.sum(x, dtype=jnp.float32) for x in jax.tree.leaves(opt_state))
+        finite = jnp.isfinite(norm) & jnp.isfinite(sums.loss) & jnp.isfinite(moments)
         # By now `old` is complete, and it stays the same in all steps that follow.
         gap = ratios.gap(old, batch.sampler_logprob, batch.weight > 0)
         strange = finite & ~(gap["logprob_gap"] <= config.gap_limit)

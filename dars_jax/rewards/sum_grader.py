@@ -1,6 +1,7 @@
 """A weighted sum of rewards: `math + 0.2 * ./style.py:brief`."""
 
 import collections
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -145,8 +146,9 @@ def _terms(text: str) -> list[tuple[float, str]]:
             raise ValueError(
                 f'reward {text!r}: {term!r} is no reward; write "math + 0.2 * ./file.py:function"'
             ) from None
-        if weight == 0 or name in (other for _, other in terms):
-            what = "has the weight 0" if weight == 0 else "stands twice"
+        if weight == 0 or math.isinf(weight) or name in (other for _, other in terms):
+            twice = weight != 0 and math.isfinite(weight)
+            what = "stands twice" if twice else f"has the weight {weight:g}"
             raise ValueError(f"reward {text!r}: {name!r} {what}")
         terms.append((weight if sign == "+" else -weight, name))
     return terms

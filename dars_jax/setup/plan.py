@@ -1,6 +1,7 @@
 """From settings to a plan: every value checked, every size known, before any chip is busy."""
 
 import dataclasses
+import math
 from collections.abc import Collection
 
 import jax.numpy as jnp
@@ -199,6 +200,8 @@ def _check_optimizer(c: ConfigDict) -> None:
         _check(o[key] > 0, f"optimizer.{key} must be above 0, got {o[key]}")
     for key in ("warmup_steps", "weight_decay"):
         _check(o[key] >= 0, f"optimizer.{key} must be 0 or more, got {o[key]}")
+    for key in ("learning_rate", "eps", "weight_decay"):
+        _check(math.isfinite(o[key]), f"optimizer.{key} must be finite, got {o[key]}")
     for key in ("beta1", "beta2"):
         _check(0 <= o[key] < 1, f"optimizer.{key} must lie in [0, 1), got {o[key]}")
 

@@ -203,8 +203,9 @@ class Trainer:
         self._non_finite = 0 if (outcome["finite"] > 0).all() else self._non_finite + 1
         if self._non_finite >= NON_FINITE_LIMIT:
             raise FloatingPointError(
-                f"{self._non_finite} steps in a row had a gradient that is not finite; the "
-                "weights are those before them. A lower optimizer.learning_rate may help"
+                f"{self._non_finite} steps in a row had a gradient, or moments of the optimizer, "
+                "that are not finite; the weights are those before them. A lower "
+                "optimizer.learning_rate may help"
             )
         slots = packed.tokens.shape[0] * int(packed.bounds[-1]) * packed.tokens.shape[2]
         count = packed.token_count  # float32[J]; outcome has E * J entries

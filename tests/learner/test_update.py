@@ -165,6 +165,18 @@ def test_a_gradient_that_is_not_finite_is_not_applied(tiny, work):
     assert metrics["applied"].tolist() == [1] and not same(good.params, tiny.params)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_moments_that_are_not_finite_make_no_weights(tiny, work, value):
+    optimizer, shardings, step = compiled(CONFIG, tiny.config, "adamw")
+    state = update.init_state(jax.tree.map(jnp.copy, tiny.params), optimizer, shardings)
+    moments = jax.tree.map(jnp.copy, state.opt_state)
+    moments[1][0].nu["embedding"] = moments[1][0].nu["embedding"].at[7, 3].set(value)
+    state = dataclasses.replace(state, opt_state=moments)
+    state, metrics = step(state, jax.device_put(pack(work)), None)
+    assert metrics["applied"].tolist() == metrics["finite"].tolist() == [0]
+    assert same(state.params, tiny.params) and np.isfinite(metrics["grad_norm"]).all()
+
+
 def test_garbage_in_the_padding_of_a_batch_changes_no_bit_of_the_update(tiny, work):
     packed = pack(work)
     dead = packed.weight == 0

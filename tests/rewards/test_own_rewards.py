@@ -105,6 +105,7 @@ def test_what_counts_as_correct_is_a_setting(reward, verdict):
     [
         ("raise ValueError('bad\\nluck')", "it raised ValueError: bad"),
         ("return 1.5", "it returned 1.5"),
+        ("return float('inf')", "it returned inf"),
         ("return 'yes'", "it returned 'yes'"),
         ("return [1.0]", r"it returned \[1.0\]"),
         ("import sys; sys.exit(0)", "it raised SystemExit"),

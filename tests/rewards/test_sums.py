@@ -64,6 +64,7 @@ def test_what_one_leaves_out_is_left_out_and_what_fails_one_has_failed(style):
     [
         ("math + math", "'math' stands twice"),
         ("math + 0 * math_verify", "has the weight 0"),
+        ("math + 1e999 * math_verify", "has the weight inf"),
         ("math + 0.2.1 * math_verify", "is no reward; write"),
         ("math + 0.2 * maths", "'maths'"),
         ("math + ", r"'math \+'"),

@@ -76,6 +76,14 @@ def test_caps_and_limits_are_the_published_and_measured_ones_unless_set():
     assert plan.validate(config, 1).update.gap_limit == 0.2
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_learning_rate_that_is_no_number_is_refused(value):
+    config = defaults().unlock()
+    config.optimizer.learning_rate = value
+    with pytest.raises(ValueError, match=f"optimizer.learning_rate must be .*, got {value}"):
+        plan.validate(config, 1)
+
+
 def test_advantages_that_are_of_an_accuracy_refuse_a_sum_of_rewards():
     config = defaults().unlock()
     config.reward.name = "math + 0.2 * dars_jax.tasks.word_problems:check"
