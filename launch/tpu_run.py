@@ -9,9 +9,9 @@ In several processes, all with the same --workdir; on a TPU pod without the last
 
 The same command continues a run that was stopped.  Exit codes: 0 finished; 2 a mistake in the
 command, the configuration or the data; 3 three steps in a row without a finite gradient;
-4 a checkpoint could not be written (the one before is whole); 5 the reward failed; 6 the engine
-sampled from other weights than those that learn; 7 log-probs that are not finite; 8 no progress
-for watchdog.minutes; 130 / 143 stopped by SIGINT / SIGTERM with the state saved.
+4 a checkpoint or another file could not be written (what was there is whole); 5 the reward failed;
+6 the engine sampled from other weights than those that learn; 7 log-probs that are not finite;
+8 no progress for watchdog.minutes; 130 / 143 stopped by SIGINT / SIGTERM with the state saved.
 """
 
 import sys

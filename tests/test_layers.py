@@ -31,7 +31,7 @@ HOUSE = {
                "openai_replies", "openai_server"],
     "rollout": ["exchange", "scheduler", "stages", "simulation"],
     "learner": ["packing", "loss", "gradient", "update", "memory"],
-    "records": ["progress", "tracker", "metrics", "manifest", "checkpoint"],
+    "records": ["storage", "progress", "tracker", "metrics", "manifest", "checkpoint"],
     "setup": ["presets", "arms", "base_policy", "plan", "build", "saved_state"],
     "evaluation": ["benchmarks", "scores", "answering", "second", "report"],
     "study": ["arms", "runs", "resampling", "compare", "loudness", "claims", "page", "figures",

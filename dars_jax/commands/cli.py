@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dars_jax.commands import console
+from dars_jax.records import storage
 
 try:  # the first import that needs more than jax and numpy, in every script
     from absl import app, flags
@@ -24,7 +25,7 @@ except ModuleNotFoundError as error:
 
 EXIT_USAGE = 2  # bad command line, configuration, data or directory
 EXIT_DIVERGED = 3  # gradients that are not finite, step after step
-EXIT_NOT_SAVED = 4  # a checkpoint could not be written
+EXIT_NOT_SAVED = 4  # a checkpoint, or another file, could not be written
 EXIT_REWARD = 5  # the reward failed on an answer
 EXIT_STRANGE_WEIGHTS = 6  # the engine sampled from other weights than those that learn
 EXIT_POLICY = 7  # the policy's log-probs are not finite
@@ -51,8 +52,21 @@ def one_line_errors() -> Iterator[None]:
     """Turns the errors a user can mend into one line; for set-up, not for the loop."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         fail(str(error))
+    except storage.StorageError as error:
+        fail(str(error), EXIT_NOT_SAVED)
+    except OSError as error:
+        fail(str(error), EXIT_NOT_SAVED if error.errno in storage.FULL else EXIT_USAGE)
+
+
+@contextlib.contextmanager
+def storage_errors() -> Iterator[None]:
+    """Ends the command with its own exit code when a file cannot be written."""
+    try:
+        yield
+    except storage.StorageError as error:
+        fail(str(error), EXIT_NOT_SAVED)
 
 
 @contextlib.contextmanager
@@ -165,7 +179,8 @@ def config_and_workdir() -> tuple[ConfigDict, Path]:
         probe.write_text("")
         probe.unlink(missing_ok=True)  # several processes may do this at once
     except OSError as error:
-        fail(f"--workdir {workdir} is not writable: {error.strerror}")
+        code = EXIT_NOT_SAVED if error.errno in storage.FULL else EXIT_USAGE
+        fail(f"--workdir {workdir} is not writable: {error.strerror}", code)
     return _CONFIG.value, workdir
 
 

@@ -11,6 +11,7 @@ from dars_jax.config import FREE_KEYS, ConfigDict, as_of_today, cache_dir, diffe
 from dars_jax.data import sources
 from dars_jax.evaluation import answering, benchmarks, report, second
 from dars_jax.evaluation.benchmarks import Benchmark
+from dars_jax.records import storage
 from dars_jax.records.progress import Progress
 from dars_jax.rewards import Verdict, load_grader
 from dars_jax.setup import build, saved_state
@@ -169,6 +170,4 @@ def _claim(output: Path, settings: dict[str, Any], asked: list[Benchmark]) -> No
     if not distributed.is_first():
         return
     output.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(found | {"benchmarks": known | mine}, indent=2) + "\n")
-    partial.replace(path)
+    storage.replace(path, json.dumps(found | {"benchmarks": known | mine}, indent=2) + "\n")

@@ -8,7 +8,7 @@ from dars_jax.commands import cli, startup
 from dars_jax.config import ConfigDict
 from dars_jax.learner import update
 from dars_jax.policy import sharding, weights
-from dars_jax.records import checkpoint
+from dars_jax.records import checkpoint, storage
 from dars_jax.setup import build, saved_state
 
 
@@ -45,7 +45,10 @@ def export(
         shardings = update.state_shardings(plan.model, optimizer, mesh, plan.update.entropy_target)
         state = saved_state.restore(plan, workdir, config, step, optimizer, shardings)
         source = build.policy_directory(plan, print)
-        weights.save_params(out, state.params, plan.model, source=source, dtype=jnp.dtype(dtype))
+        with storage.writing(out, any_error=True):  # safetensors has types of its own
+            weights.save_params(
+                out, state.params, plan.model, source=source, dtype=jnp.dtype(dtype)
+            )
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
     print(f"{out}: step {step}, {plan.model.num_params():,} parameters in {dtype}, "
           f"{size / 1e6:,.1f} MB")  # fmt: skip

@@ -24,6 +24,7 @@ from dars_jax.evaluation.benchmarks import Benchmark
 from dars_jax.evaluation.report import Evaluation
 from dars_jax.evaluation.scores import Answers
 from dars_jax.records.progress import Progress
+from dars_jax.records.storage import writing
 from dars_jax.rewards import OUTSIDE, Context, Grader, Verdict, load_grader
 
 BATCH = 4096  # responses graded at a time
@@ -70,7 +71,7 @@ def evaluate(
                 rows = _graded(generations, benchmarks, output / "grades.jsonl")
                 verdicts = second.judge(rows, benchmarks, other, (name, also), SEED)
             evaluation = dataclasses.replace(evaluation, second=verdicts)
-    report.write(output, evaluation)
+        report.write(output, evaluation)
     print(report.to_markdown(evaluation))
     print(f"files: {output}/report.json, report.md, pass_at_k.png, grades.jsonl", file=sys.stderr)
     return 0
@@ -87,7 +88,8 @@ def score(
     """
     places = _places(benchmarks)
     count, has_lengths = _check(path, benchmarks, places)
-    output.mkdir(parents=True, exist_ok=True)
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
     where = np.zeros((count, 2), np.int64)
     reward, verdict = np.zeros(count), np.zeros(count, np.int8)
     length, truncated = np.zeros(count, np.int64), np.zeros(count, bool)
@@ -96,7 +98,7 @@ def score(
     progress, done = Progress("grading"), 0
     partial = output / "grades.jsonl.partial"
     progress(0, count)
-    with partial.open("w") as file:
+    with writing(output), partial.open("w") as file:
         for batch in _batches(path, BATCH):
             rows = [benchmarks[b].examples.rows[p] for b, p in (places[g.id] for g in batch)]
             contexts = [

@@ -21,6 +21,7 @@ from typing import Any
 
 from dars_jax.commands import cli
 from dars_jax.config import ConfigDict, differences, flatten
+from dars_jax.records import storage
 from dars_jax.records.progress import Progress
 from dars_jax.study import page, paper, runs
 from dars_jax.study.arms import STANDARD, Trial, Variant, trials
@@ -214,5 +215,5 @@ def write_report(options: Options) -> list[Path]:
     directory = options.workdir / "report"
     written = page.write(directory, "report", paper.blocks(reproduction))
     content: dict[str, Any] = paper.to_json(reproduction)
-    page.replace(directory / "report.json", (json.dumps(content) + "\n").encode())
+    storage.replace(directory / "report.json", (json.dumps(content) + "\n").encode())
     return [*written, directory / "report.json"]

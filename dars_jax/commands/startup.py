@@ -41,7 +41,8 @@ def together(processes: distributed.Address | None, workdir: Path) -> Iterator[N
     with distributed.leaving():
         with cli.one_line_errors():
             distributed.check_shared(workdir)
-        yield
+        with cli.storage_errors():
+            yield
 
 
 @contextlib.contextmanager

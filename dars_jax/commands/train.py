@@ -13,7 +13,7 @@ from dars_jax.commands import cli, startup
 from dars_jax.config import ConfigDict, flatten
 from dars_jax.evaluation import answering, report, scores
 from dars_jax.evaluation.scores import Report
-from dars_jax.records import metrics
+from dars_jax.records import metrics, storage
 from dars_jax.records.checkpoint import SaveError
 from dars_jax.records.tracker import Tracker, tracking
 from dars_jax.setup import build, saved_state
@@ -60,7 +60,7 @@ def _train(config: ConfigDict, workdir: Path, tracker: Tracker | None, watchdog:
                 run = loop.Trainer(parts, grader, workdir, console, tracker, watchdog)
             if distributed.is_first():
                 settings = json.dumps(flatten(config), indent=2)
-                (workdir / "config.json").write_text(settings + "\n")
+                storage.replace(workdir / "config.json", settings + "\n")
             before, after = run.run()
     except FloatingPointError as error:
         cli.fail(str(error), cli.EXIT_DIVERGED)

@@ -20,6 +20,7 @@ from dars_jax.evaluation import scores
 from dars_jax.evaluation.benchmarks import Benchmark
 from dars_jax.evaluation.scores import Answers, Report
 from dars_jax.policy import decoder
+from dars_jax.records.storage import writing
 from dars_jax.rewards import OUTSIDE, Grader, GradingError, Verdict
 from dars_jax.rollout import stages
 from dars_jax.setup import build
@@ -44,6 +45,9 @@ def evaluate(
 
     Args:
       output: JSON lines of every answer; written beside and renamed, so it is whole if it exists.
+
+    Raises:
+      StorageError: it cannot be written.
     """
     rows, n = parts.test.rows, parts.plan.evaluation.n_max
     chunk = max(parts.plan.requests // n, 1) * parts.plan.num_replicas
@@ -51,16 +55,18 @@ def evaluate(
     if not distributed.is_first():
         output = None
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
+        with writing(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
         partial = output.with_suffix(".partial")
     pieces = []
-    with partial.open("w") as file:
+    with writing(output or partial), partial.open("w") as file:
         for first, rollouts in _sample(parts, params, grader, parts.test, 0, chunk,
                                        EVALUATION_STEP, progress):  # fmt: skip
             _write(file, parts, rows[first:], None, rollouts, grader.parts)
             pieces.append(_answers(rollouts, grader.parts))
     if output is not None:
-        partial.replace(output)
+        with writing(output):
+            partial.replace(output)
     return scores.report(scores.join(pieces), parts.plan.config.seed)
 
 
@@ -89,6 +95,9 @@ def answer(
       output: JSON lines {id, uid, problem, answer, sample, response, reward, verdict, length
         (tokens), truncated}, of a sum also rewards {name: reward}, by problem, then by sample.
       noise: in place of the step in the random keys; negative, as training counts from 0.
+
+    Raises:
+      StorageError: `output` cannot be written.
     """
     plan, examples, n = parts.plan, benchmark.examples, parts.plan.evaluation.n_max
     if not distributed.of_first(output.exists()):
@@ -97,18 +106,20 @@ def answer(
         per_replica = min(plan.requests, WAVES * plan.config.rollout.slots) // n
         chunk = max(per_replica, 1) * plan.num_replicas
         if writes:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("ab") as file:
-                done = keep_whole(file, chunk * n)
+            with writing(output):
+                output.parent.mkdir(parents=True, exist_ok=True)
+                with partial.open("ab") as file:
+                    done = keep_whole(file, chunk * n)
         done = chunk * distributed.of_first(done)
-        with partial.open("a") as file:
+        with writing(output), partial.open("a") as file:
             for first, rollouts in _sample(
                 parts, params, grader, examples, done, chunk, noise, progress
             ):
                 _write(file, parts, examples.rows[first:], benchmark.ids[first:], rollouts,
                        grader.parts)  # fmt: skip
         if writes:
-            partial.replace(output)
+            with writing(output):
+                partial.replace(output)
         distributed.barrier()
     return read(output, len(examples.rows), n)
 

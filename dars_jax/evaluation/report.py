@@ -4,6 +4,7 @@ With a second grader also differences.jsonl.
 """
 
 import dataclasses
+import io
 import json
 import logging
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from dars_jax.evaluation import second as second_lib
 from dars_jax.evaluation.benchmarks import PAPER_ROWS, PUBLISHED, Benchmark
 from dars_jax.evaluation.scores import Answers, Report
 from dars_jax.evaluation.second import Second
+from dars_jax.records import storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +82,10 @@ def summarize(
 
 def write(directory: Path, evaluation: Evaluation) -> None:
     """Writes the files; each appears under its name only when whole."""
-    directory.mkdir(parents=True, exist_ok=True)
-    _replace(directory / "report.json", json.dumps(to_json(evaluation), indent=2) + "\n")
-    _replace(directory / "report.md", to_markdown(evaluation))
+    with storage.writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    storage.replace(directory / "report.json", json.dumps(to_json(evaluation), indent=2) + "\n")
+    storage.replace(directory / "report.md", to_markdown(evaluation))
     if evaluation.second:
         second_lib.write(directory / "differences.jsonl", evaluation.second)
     reports = {evaluation.titles[name]: r for name, r in evaluation.benchmarks.items()}
@@ -173,12 +176,6 @@ def _interval(report: Report, k: int) -> str:
     return f"{_percent(low)} to {_percent(high)}"
 
 
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
 def plot(path: Path, reports: dict[str, Report], title: str, *, bands: Sequence[str]) -> None:
     """Pass@k against k as PNG, a curve per report.
 
@@ -209,7 +206,7 @@ def plot(path: Path, reports: dict[str, Report], title: str, *, bands: Sequence[
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     figure.tight_layout()
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=150)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
     pyplot.close(figure)
-    partial.replace(path)
+    storage.replace(path, picture.getvalue())

@@ -15,6 +15,7 @@ import numpy as np
 from dars_jax.evaluation import scores
 from dars_jax.evaluation.benchmarks import Benchmark
 from dars_jax.evaluation.scores import Answers, Report
+from dars_jax.records import storage
 from dars_jax.rewards import OUTSIDE, Context, Grader, GradingError, Verdict, last_box
 
 SHOWN = 20  # differences in the report; all are in the file
@@ -107,9 +108,7 @@ def judge(
 
 def write(path: Path, second: Second) -> None:
     """Every difference as a JSON line; the file appears under its name only when whole."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in second.differences))
-    partial.replace(path)
+    storage.replace(path, "".join(json.dumps(row) + "\n" for row in second.differences))
 
 
 def to_json(second: Second) -> dict[str, Any]:

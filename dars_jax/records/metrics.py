@@ -18,6 +18,7 @@ import numpy as np
 
 from dars_jax import distributed
 from dars_jax.records.progress import duration
+from dars_jax.records.storage import writing
 from dars_jax.records.tracker import Tracker
 from dars_jax.rewards import Verdict
 from dars_jax.rollout.stages import RolloutStats
@@ -106,7 +107,11 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: Path, last_step: int, tracker: Tracker | None = None):
-        """Drops lines of steps after `last_step`: the run continues from there."""
+        """Drops lines of steps after `last_step`: the run continues from there.
+
+        Raises:
+          StorageError: the files cannot be written; so do the methods.
+        """
         self._writes = distributed.is_first()
         self._tracker = tracker
         if not self._writes:
@@ -118,10 +123,15 @@ class MetricsLog:
             lines = self._path.read_text().splitlines(keepends=True)
             kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= last_step]
             partial = self._path.with_suffix(".partial")
-            partial.write_text("".join(kept))
-            partial.replace(self._path)
-        self._file = self._path.open("a")
-        self._board = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+            with writing(self._path):
+                partial.write_text("".join(kept))
+                partial.replace(self._path)
+        with writing(self._path):
+            # without a buffer: what a full disk has refused is not written again at the end
+            self._file = self._path.open("ab", buffering=0)
+        self._events = workdir / "tensorboard"
+        with writing(self._events, any_error=True):
+            self._board = metric_writers.SummaryWriter(str(self._events))
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One line, on disk before this returns; scalars go to TensorBoard and the tracker too."""
@@ -129,15 +139,19 @@ class MetricsLog:
             return
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v
                   for k, v in values.items()}  # fmt: skip
-        self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        line = json.dumps({"step": step, **finite}, allow_nan=False) + "\n"
+        with writing(self._path):
+            rest = memoryview(line.encode())
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
         self.scalars(step, {k: v for k, v in values.items() if isinstance(v, int | float)})
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """TensorBoard and the tracker only."""
         if self._writes:
-            self._board.write_scalars(step, values)
+            with writing(self._events, any_error=True):
+                self._board.write_scalars(step, values)
             if self._tracker:
                 self._tracker.scalars(step, values)
 
@@ -145,7 +159,8 @@ class MetricsLog:
         """Flushes both."""
         if self._writes:
             self._file.close()
-            self._board.close()
+            with writing(self._events, any_error=True):
+                self._board.close()
 
 
 class Console:

@@ -22,6 +22,7 @@ from dars_jax import objective
 from dars_jax.data.tokenizer import Tokenizer, load_tokenizer
 from dars_jax.policy import decoder, weights
 from dars_jax.policy.attention import Packing, packed_attention
+from dars_jax.records.storage import writing
 from dars_jax.tasks import countdown
 
 
@@ -65,11 +66,13 @@ def base_policy(
     # Built beside and renamed: a directory under its final name is complete.
     with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=directory.parent) as scratch:
         tokenizer = Path(scratch) / "tokenizer.model"
-        countdown.train_tokenizer(tokenizer)
+        with writing(tokenizer):
+            countdown.train_tokenizer(tokenizer)
         params = _train(load_tokenizer(tokenizer), config, log, warmup)
         built = Path(scratch) / "policy"
-        weights.save_params(built, params, config, source=None, dtype=jnp.float32)
-        shutil.copy(tokenizer, built)
+        with writing(built, any_error=True):  # safetensors has types of its own
+            weights.save_params(built, params, config, source=None, dtype=jnp.float32)
+            shutil.copy(tokenizer, built)
         try:
             built.replace(directory)
         except OSError:

@@ -10,6 +10,8 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
+from dars_jax.records import storage
+
 
 @dataclasses.dataclass(frozen=True)
 class Heading:
@@ -61,17 +63,10 @@ def write(directory: Path, name: str, blocks: Sequence[Block]) -> list[Path]:
     for block in blocks:
         if isinstance(block, Figure):
             written.append(directory / f"{block.name}.png")
-            replace(written[-1], block.png)
-    replace(written[0], to_markdown(blocks).encode())
-    replace(written[1], to_html(blocks).encode())
+            storage.replace(written[-1], block.png)
+    storage.replace(written[0], to_markdown(blocks))
+    storage.replace(written[1], to_html(blocks))
     return written
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Writes a file that appears under its name only when whole."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:

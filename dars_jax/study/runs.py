@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dars_jax import passk
+from dars_jax.records import storage
 
 _COLUMNS = {"prompts": "num_prompts", "rollouts": "num_rollouts", "tokens": "tokens"}
 COUNTS = "counts.json"  # right answers of every problem, where the answers themselves are gone
@@ -106,9 +107,8 @@ def compact(workdir: Path) -> Run:
     """
     run = read(workdir)
     kept = {int(step): row.tolist() for step, row in zip(run.evaluated, run.correct, strict=True)}
-    partial = workdir / "eval" / f"{COUNTS}.partial"
-    partial.write_text(json.dumps({"num_samples": run.num_samples, "correct": kept}) + "\n")
-    partial.replace(partial.with_suffix(""))
+    counts = json.dumps({"num_samples": run.num_samples, "correct": kept}) + "\n"
+    storage.replace(workdir / "eval" / COUNTS, counts)
     for step in run.evaluated[1:-1]:
         answers(workdir, step).unlink(missing_ok=True)
     return run

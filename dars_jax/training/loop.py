@@ -19,7 +19,7 @@ from dars_jax import distributed
 from dars_jax.data.prompts import batch_indices
 from dars_jax.evaluation import answering
 from dars_jax.policy import sharding
-from dars_jax.records import checkpoint, metrics
+from dars_jax.records import checkpoint, metrics, storage
 from dars_jax.records.checkpoint import Checkpoints
 from dars_jax.records.tracker import Tracker
 from dars_jax.rewards import Grader, GradingError
@@ -72,6 +72,7 @@ class Trainer:
           Stopped: on SIGINT or SIGTERM, after writing a checkpoint.
           GradingError: the reward failed, after writing a checkpoint.
           SaveError: a checkpoint could not be written.
+          StorageError: another file could not be written.
           StrangeWeightsError: a step's log-probs were not those of its weights; the state before
             that step is saved.
           NonFiniteError: the policy gave log-probs that are not finite.
@@ -259,7 +260,7 @@ class Trainer:
             self._parts, params, self._grader, output=output, progress=progress
         )
         if distributed.is_first():
-            summary.write_text(json.dumps(report.to_json(), indent=2) + "\n")
+            storage.replace(summary, json.dumps(report.to_json(), indent=2) + "\n")
         log.scalars(step, {f"eval/pass_at_{k}": v for k, v in report.pass_at.items()})
         console.log(f"after step {step}, {report.num_problems} held-out prompts: "
                     f"{report.summary()}")  # fmt: skip
