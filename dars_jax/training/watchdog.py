@@ -43,8 +43,8 @@ class Watchdog:
           end: ends the process; called in a thread of the watchdog's.
         """
         self._limit, self._file, self._end, self._clock = limit_s, file, end, clock
-        self._last: tuple[str, int, Any] = ("start", 0, None)
-        self._since = clock()
+        # (station, step, work) and when: one value, as two threads look at it
+        self._last: tuple[tuple[str, int, Any], float] = (("start", 0, None), clock())
         self._slowest: dict[str, float] = {}  # seconds between two signs of a station
         self._over = threading.Event()
 
@@ -53,11 +53,12 @@ class Watchdog:
 
         Only what differs from the last sign is progress.
         """
-        if (station, step, work) == self._last:
+        place, since = self._last
+        if (station, step, work) == place:
             return
-        now, before = self._clock(), self._last[0]
-        self._slowest[before] = max(self._slowest.get(before, 0.0), now - self._since)
-        self._last, self._since = (station, step, work), now
+        now = self._clock()
+        self._slowest[place[0]] = max(self._slowest.get(place[0], 0.0), now - since)
+        self._last = (station, step, work), now
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -74,36 +75,33 @@ class Watchdog:
             thread.join()
             faulthandler.cancel_dump_traceback_later()
 
-    def _allowed(self) -> float:
-        """Seconds that the present station may take."""
-        return max(self._limit, _PATIENCE * self._slowest.get(self._last[0], self._limit))
+    def _allowed(self, station: str) -> float:
+        """Seconds that a station may take."""
+        return max(self._limit, _PATIENCE * self._slowest.get(station, self._limit))
 
     def _watch(self) -> None:
         main = threading.main_thread().ident
         while not self._over.wait(min(self._limit / 20, 10.0)):
             # Native code that holds the interpreter holds this thread as well: then Python's own
             # watchdog, which needs no interpreter, ends the process with exit code 1.
-            faulthandler.dump_traceback_later(self._allowed() + _GRACE_S, exit=True, file=_STDERR)
-            idle = self._clock() - self._since
-            if idle <= self._allowed():
+            (station, step, _), since = self._last
+            idle, allowed = self._clock() - since, self._allowed(station)
+            faulthandler.dump_traceback_later(allowed + _GRACE_S, exit=True, file=_STDERR)
+            if idle <= allowed:
                 continue
-            message = self._message(idle, _waits_for_others(main))
+            others = ", waiting for the other processes" if _waits_for_others(main) else ""
+            stacks = f"; stacks of all threads are in {self._file}" if self._file else ""
+            message = (
+                f"no progress for {idle:,.0f} s at station {station!r} of step {step}{others}, "
+                f"where watchdog.minutes = {self._limit / 60:.3g} allows {allowed:,.0f} s{stacks}. "
+                "The same command continues from the last checkpoint"
+            )
             for tell in (self._tell_console, self._tell_file):
                 teller = threading.Thread(target=tell, args=(message,), daemon=True)
                 teller.start()
                 teller.join(_GRACE_S / 2)
             self._end()
             return
-
-    def _message(self, idle: float, waits: bool) -> str:
-        station, step, _ = self._last
-        others = ", waiting for the other processes" if waits else ""
-        stacks = f"; stacks of all threads are in {self._file}" if self._file else ""
-        return (
-            f"no progress for {idle:,.0f} s at station {station!r} of step {step}{others}, where "
-            f"watchdog.minutes = {self._limit / 60:.3g} allows {self._allowed():,.0f} s{stacks}. "
-            "The same command continues from the last checkpoint"
-        )
 
     def _tell_console(self, message: str) -> None:
         os.write(_STDERR, f"error: {message}\n".encode())
