@@ -104,8 +104,10 @@ class Trainer:
                         checkpoints.check()
                     self._seconds_saving = time.perf_counter() - begin
                 after = self._evaluate(done, params, log, stop)
+                self._watchdog.at("checkpoint", done, "last")
                 checkpoints.wait()
             except (Stopped, GradingError, StrangeWeightsError) as error:
+                self._watchdog.at("checkpoint", done, "last")
                 if saved < done:
                     checkpoints.save(done, getattr(error, "state", state))
                 checkpoints.wait()

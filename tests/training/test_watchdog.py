@@ -12,7 +12,7 @@ import pytest
 from small_runs import make_config
 
 from dars_jax.commands import cli
-from dars_jax.records import checkpoint, manifest, metrics
+from dars_jax.records import checkpoint, metrics
 from dars_jax.rewards.function_grader import FunctionGrader
 from dars_jax.setup import build, plan
 from dars_jax.training import loop
@@ -84,7 +84,7 @@ def test_wherever_a_run_hangs_it_ends_and_names_the_station(
         "update": (type(parts), "update"),
         "publish": (type(parts.engine), "load_params"),
         "metrics": (metrics.MetricsLog, "write"),
-        "save": (manifest, "write"),
+        "save": (checkpoint.Checkpoints, "wait"),
         "answers": (loop.answering, "_write"),
     }[place]
     hanging = Hanging(getattr(owner, name, parts.update), watchdog, ended, station, count)
@@ -97,6 +97,7 @@ def test_wherever_a_run_hangs_it_ends_and_names_the_station(
         run = loop.Trainer(parts, grader, tmp_path, metrics.Console(3), None, watchdog)
         with pytest.raises(Ended):
             run.run()
+    run._checkpoints.close()
     told = file.read_text()
     assert f"no progress for 1,000,000 s at station {station!r} of step {step}," in told
     assert "in __call__" in told and "test_watchdog.py" in told  # where it hangs
@@ -143,16 +144,20 @@ def test_a_limit_below_0_is_refused():
 
 HANGS_WHILE_IT_SAVES = """
 import runpy, sys, time
-from dars_jax.records import manifest
+from dars_jax.records import checkpoint, manifest
 from dars_jax.training import watchdog
-write, hours = manifest.write, 0
+write, wait, waits, hours = manifest.write, checkpoint.Checkpoints.wait, 0, 0
 def hang(directory, step, version):
-    global hours
     if step == 2:
-        hours = 2
         time.sleep(1e6)
     write(directory, step, version)
-manifest.write = hang
+def hours_later(self):
+    global waits, hours
+    waits += 1
+    if waits == 3:  # with the third state, for the save of the second
+        hours = 2
+    wait(self)
+manifest.write, checkpoint.Checkpoints.wait = hang, hours_later
 watchdog.Watchdog.__init__.__defaults__ = (lambda: time.monotonic() + 3600 * hours,)
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -174,13 +179,13 @@ def test_a_process_that_hangs_in_a_save_ends_with_a_code_of_its_own_and_its_stat
     assert process.returncode == cli.EXIT_STALLED == 8, error
     told = (workdir / "stalled.txt").read_text()
     for text in (error, told):
-        assert "at station 'checkpoint' of step 2, where watchdog.minutes = 1" in text
+        assert "at station 'checkpoint' of step 3, where watchdog.minutes = 1" in text
         assert "in hang" in text and "Current thread" in text
     said = []
     checkpoint.recover(workdir / "checkpoints", workdir / "damaged", said.append)
     assert checkpoint.finished(workdir / "checkpoints") == [1]
     assert "the checkpoint of step 2 is not used" in said[0]
-    assert [row["step"] for row in processes.rows(workdir)] == [1, 2]
+    assert [row["step"] for row in processes.rows(workdir)] == [1, 2, 3]
 
 
 MEET = """
