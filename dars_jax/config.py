@@ -26,7 +26,7 @@ def defaults() -> ConfigDict:
     c.policy.path = ""
     c.policy.architecture = "countdown"  # sizes where no directory is given: a key of ARCHITECTURES
     c.policy.warmup_steps = 100  # supervised steps that make the embedded policy
-    c.policy.dtype = "float32"  # of the computation; master weights are float32 always
+    c.policy.dtype = "float32"  # of the computation; what learns is float32 always
     # What the backward pass recomputes: a key of REMAT_POLICIES, or "auto" for as little as fits.
     c.policy.remat = "none"
     c.policy.attention = "auto"  # of the update: "xla", "splash" (a TPU kernel), "auto" by hardware
@@ -103,7 +103,8 @@ def defaults() -> ConfigDict:
     c.learner.clip_low = 0.2
     c.learner.clip_high = 0.2
     c.learner.entropy_coef = 0.0  # bonus on the mean token entropy, per nat
-    c.learner.kl_coef = 0.0  # penalty on KL(policy || initial policy); 0 keeps no copy of it
+    # Penalty on KL(policy || initial policy); 0 keeps no copy of it, adapters need none.
+    c.learner.kl_coef = 0.0
     c.learner.loss_scale = 1.0  # only the norm clip and Adam's eps can tell
     c.learner.row_tokens = 64  # T, length of a packed row
     c.learner.micro_batch_rows = 32  # b, over all devices
@@ -115,6 +116,13 @@ def defaults() -> ConfigDict:
     # ends: the engine serves other weights.  0 is 0.001 in float32 on CPUs, elsewhere 0.02 for the
     # embedded policy and 0.2 for others, since rounding grows with depth.
     c.learner.gap_limit = 0.0
+
+    c.lora = ConfigDict()
+    # Low-rank adapters (arXiv 2106.09685) learn in place of the weights, which stay as they are, in
+    # policy.dtype.  They want about ten times the learning rate.
+    c.lora.rank = 0  # 0: no adapters, all weights learn
+    c.lora.alpha = 16.0  # what adapters add is multiplied by alpha / rank
+    c.lora.targets = "q,k,v,o,gate,up,down"  # the projections that have adapters
 
     c.optimizer = ConfigDict()
     c.optimizer.learning_rate = 2e-4
@@ -196,6 +204,7 @@ _ADDED = {
     "objective.correction_cap": 0.0, "objective.overlong": "keep", "objective.overlong_buffer": 0,
     "objective.entropy_target": 0.0, "objective.entropy_step": 1e-4, "eval.top_k": 0,
     "optimizer.moments": "float32",
+    "lora.rank": 0, "lora.alpha": 16.0, "lora.targets": "q,k,v,o,gate,up,down",
 }  # fmt: skip
 
 
@@ -221,7 +230,9 @@ def differences(old: dict, new: dict, free: Collection[str] = FREE_KEYS) -> list
         if before and now:
             name, former = new.pop(key, ""), old.pop(key, "")
             if before != now and name == former:
-                said.append(f"{key}: the contents of {name!r} have changed")
+                said.append(
+                    f"{key}: the contents of {name or 'the embedded policy'!r} have changed"
+                )
             elif before != now:
                 said.append(f"{key}: {name!r} holds other contents than {former!r} did")
     keys = sorted((old.keys() | new.keys()) - set(free))

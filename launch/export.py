@@ -2,7 +2,8 @@
 
     python launch/export.py --config configs/dars_b.py --workdir runs/dars_b --out exported
 
-Config, tokenizer and generation settings are those of the initial policy.  The directory appears
+A run with lora.rank becomes a directory of adapters for PEFT, or with --merged a model.  A model's
+config, tokenizer and generation settings are those of the initial policy.  The directory appears
 under its name only when it is complete.
 """
 
@@ -18,8 +19,11 @@ _OUT = flags.DEFINE_string("out", None, "directory to write; it must not exist, 
 _STEP = flags.DEFINE_integer("step", None, "which checkpoint (default: the newest)")
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["bfloat16", "float32"],
-    "of the weights (default: bfloat16; float32 for the embedded policy)",
+    "of the weights (default: bfloat16; float32 for adapters and the embedded policy)",
 )  # fmt: skip
+_MERGED = flags.DEFINE_bool(
+    "merged", False, "a model in which the adapters of lora.rank are merged"
+)
 
 
 def main() -> int:
@@ -30,7 +34,10 @@ def main() -> int:
     with cli.quiet_native_code():  # heavy: only now that the command line is known to be right
         from dars_jax.commands import export
 
-    return export.export(config, workdir, Path(_OUT.value), step=_STEP.value, dtype=_DTYPE.value)
+    return export.export(
+        config, workdir, Path(_OUT.value), step=_STEP.value, dtype=_DTYPE.value,
+        merged=_MERGED.value,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def compiled(config, model_config, kind):
     mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
     return (
         optimizer,
-        update.state_shardings(model_config, optimizer, mesh, config.entropy_target),
+        update.state_shardings(model_config, optimizer, mesh, config.entropy_target, config.lora),
         update.make_update(config, model_config, optimizer, mesh),
     )
 

@@ -53,10 +53,8 @@ def _evaluate(
         asked = _benchmarks(parts, files, console.log)
         step = saved_state.newest(workdir)
         output = output or workdir / "eval" / f"step_{step or 0:06d}_n{c.eval.num_samples}"
-        _claim(output, _settings(config, step), asked)
-        params = build.initial_params(parts) if step is None else saved_state.restore(
-            parts.plan, workdir, config, step, parts.optimizer, parts.shardings
-        ).params  # fmt: skip
+        _claim(output, _settings(config, step, parts.policy), asked)
+        params = saved_state.policy(parts.plan, workdir, config, step, parts.policy, parts.mesh)
         grader = build.make_grader(parts.plan)
         other = load_grader(**(dict(c.reward) | {"name": also})) if also else None
     answers = []
@@ -138,9 +136,9 @@ def _benchmarks(
     ]
 
 
-def _settings(config: ConfigDict, step: int | None) -> dict[str, Any]:
+def _settings(config: ConfigDict, step: int | None, policy: Path) -> dict[str, Any]:
     """What decides the answers."""
-    flat = as_of_today(flatten(config)) | build.policy_content(config)
+    flat = as_of_today(flatten(config)) | build.policy_content(config, policy)
     sampling = ("eval.num_samples", "eval.temperature", "eval.top_p", "eval.top_k")
     kept = {k: v for k, v in flat.items() if k in sampling or k not in FREE_KEYS}
     return {"step": step or 0, **kept}

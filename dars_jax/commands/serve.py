@@ -20,8 +20,7 @@ from dars_jax.engine.programs import Programs
 from dars_jax.engine.server import Server
 from dars_jax.engine.session import NonFiniteError
 from dars_jax.engine.state import DecodeConfig
-from dars_jax.learner import update
-from dars_jax.policy import sharding, weights
+from dars_jax.policy import sharding
 from dars_jax.records import metrics
 from dars_jax.setup import build, saved_state
 from dars_jax.setup.plan import Plan
@@ -65,13 +64,7 @@ def serve(
         tokenizer = load_tokenizer(source)
         build.check_tokenizer(plan, tokenizer, source, console.log)
         engine = _make_engine(plan, mesh, tokenizer, temperature, seed, steps, api == "openai")
-        optimizer = update.make_optimizer(plan.optimizer)
-        shardings = update.state_shardings(plan.model, optimizer, mesh, plan.update.entropy_target)
-        params = engine.load_params(
-            weights.load_params(source, plan.model, shardings.params)
-            if step is None
-            else saved_state.restore(plan, workdir, config, step, optimizer, shardings).params
-        )
+        params = engine.load_params(saved_state.policy(plan, workdir, config, step, source, mesh))
         # a signal handler may put into it at any moment
         ended: queue.SimpleQueue[int | Exception] = queue.SimpleQueue()
         server = make_server(plan, engine, params, tokenizer, workdir.resolve().name,

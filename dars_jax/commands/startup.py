@@ -18,6 +18,7 @@ from dars_jax.commands import cli
 from dars_jax.config import ConfigDict, cache_dir, flatten
 from dars_jax.data import hub
 from dars_jax.engine.session import NonFiniteError
+from dars_jax.policy import lora
 from dars_jax.records import metrics
 from dars_jax.setup import build
 
@@ -96,9 +97,14 @@ def prepare(config: ConfigDict) -> tuple[build.Parts, metrics.Console]:
         processes = jax.process_count()
         several = f" in {processes} processes" if processes > 1 else ""
         data, fsdp, tensor = plan.mesh_shape
+        learn = ""
+        if adapters := plan.update.lora:
+            learn = (
+                f", of which nothing learns but {lora.count(plan.model, adapters):,} of adapters"
+            )
         console.log(
             f"{jax.device_count()} x {device.device_kind}{several}, mesh data {data} x fsdp {fsdp} "
             f"x tensor {tensor}; policy of "
-            f"{plan.model.num_params():,} parameters"
+            f"{plan.model.num_params():,} parameters{learn}"
         )
         return build.make_parts(plan, console.log), console

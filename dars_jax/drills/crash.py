@@ -112,7 +112,8 @@ def outcome(workdir: Path) -> Outcome:
     optimizer = update.make_optimizer(plan.optimizer)
     mesh = sharding.make_mesh(*plan.mesh_shape)
     shardings = update.state_shardings(plan.model, optimizer, mesh)
-    state = saved_state.restore(plan, workdir, config, STEPS, optimizer, shardings)
+    source = build.policy_directory(plan, print)
+    state = saved_state.restore(plan, workdir, config, STEPS, source, optimizer, shardings)
     timed = lambda key: key.startswith("seconds") or key.endswith("_per_s")  # noqa: E731
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     rows = [{k: v for k, v in json.loads(line).items() if not timed(k)} for line in lines]

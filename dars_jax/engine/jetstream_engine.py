@@ -158,7 +158,10 @@ class PolicyEngine(engine_api.Engine):
         return Session(self._programs, params, prefill_batch)
 
     def load_params(self, params: decoder.Params) -> decoder.Params:
-        """Publishes the trainer's parameters: gathered over fsdp, cast, one dict per layer."""
+        """Publishes the trainer's parameters: gathered over fsdp, cast, one dict per layer.
+
+        Adapters among them are merged into the weights, in float32 before the cast.
+        """
         return self._programs.publish(params)
 
     def prefill(

@@ -17,7 +17,7 @@ from dars_jax.engine import decode
 from dars_jax.engine import state as engine_state
 from dars_jax.engine.kv_cache import PagedCache
 from dars_jax.engine.state import DecodeConfig, Prefixes, Report, Slots, Work
-from dars_jax.policy import decoder, sharding
+from dars_jax.policy import decoder, lora, sharding
 
 
 class Programs:
@@ -31,7 +31,7 @@ class Programs:
         self.config, self.model_config, self.mesh = config, model_config, mesh
         self.num_replicas = sharding.num_replicas(mesh)
         self.publish = jax.jit(
-            functools.partial(decoder.unstack_layers, dtype=config.dtype),
+            functools.partial(lora.unstack_layers, dtype=config.dtype),
             out_shardings=sharding.decode_shardings(model_config, mesh),
         )
         self.empty_work = self.per_replica(lambda: engine_state.empty_work(config), 0)

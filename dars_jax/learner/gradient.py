@@ -11,6 +11,8 @@ Gradients are added in float32 to accumulators that lie as the weights do.  The 
 written out, layer by layer, so that it adds in place: differentiating the loop over layers would
 build a second copy of all gradients first.
 
+Where layers have adapters (policy/lora.py) nothing else learns: no other gradient is made or kept.
+
 Letters: b rows, T tokens, D model width, V vocabulary, N layers, f devices of the axis "fsdp".
 """
 
@@ -23,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dars_jax.learner import loss as loss_lib
-from dars_jax.policy import decoder, sharding
+from dars_jax.policy import decoder, lora, sharding
 from dars_jax.policy.attention import Packing
 
 GATHER_MODES = ("epoch", "layer")
@@ -36,7 +38,7 @@ class Passes:
     model: decoder.ModelConfig
     attention: decoder.Attention
     loss: loss_lib.LossConfig
-    specs: Any  # PartitionSpec of every parameter
+    specs: Any  # PartitionSpec of every parameter, and of adapters
     gather: str
     chunk: int
     dtype: jnp.dtype
@@ -45,20 +47,25 @@ class Passes:
     def collect(self, params: decoder.Params) -> decoder.Params:
         """Shards of the master parameters -> the weights of an optimizer step, in `dtype`."""
         cast = jax.tree_util.tree_map_with_path(self._cast, params)
-        weights = sharding.gather(cast, self.specs, "tensor")
+        weights = sharding.gather(cast, self.specs_of(cast), "tensor")
         return self._others(sharding.gather, weights)
 
+    def specs_of(self, tree: decoder.Params) -> Any:
+        """PartitionSpecs of parameters, gradients or adapters: of all, or of what is there."""
+        return _of(self.specs, tree)
+
     def zeros(self, weights: decoder.Params) -> decoder.Params:
-        """Accumulators for the gradient of `weights`."""
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), weights)
+        """Accumulators for the gradient of what learns of `weights`."""
+        learns = lora.what_learns(weights)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), learns)
 
     def distribute(self, total: decoder.Params) -> decoder.Params:
         """Accumulators of all devices -> shards of their sum, laid out as the master parameters."""
-        total = self._others(sharding.scatter_sum, total)
+        total, specs = self._others(sharding.scatter_sum, total), self.specs_of(total)
         for axis in ("tensor", "data"):
-            total = sharding.scatter_sum(total, self.specs, axis)
+            total = sharding.scatter_sum(total, specs, axis)
         for axis in sharding.MESH_AXES:
-            total = sharding.whole_sum(total, self.specs, axis)
+            total = sharding.whole_sum(total, specs, axis)
         return total
 
     def add_gradient(
@@ -73,18 +80,22 @@ class Passes:
                  "reference_logprob", "first", "entropy_weight")  # fmt: skip
         data = {k: arrays[k] for k in names if k in arrays}
         head = "embedding" if self.model.tied_head else "head"
+        frozen = head not in total  # all but adapters
         if self.loss.by_sequence:  # the head once more, as sequences reach over chunks
             logprob = loss_lib.head_logprob(
                 hidden, weights[head], arrays["target"], self.loss.temperature, self.chunk
             )
             data |= loss_lib.sequence_terms(logprob, arrays, self.loss)
-        sums, logprob, d_hidden, total[head] = loss_lib.head_gradient(
-            hidden, weights[head], total[head], data, self.loss, self.chunk
+        sums, logprob, d_hidden, d_head = loss_lib.head_gradient(
+            hidden, weights[head], total.get(head), data, self.loss, self.chunk
         )
         d_norm, dx = pull(d_hidden)
-        total["final_norm"] = jax.tree.map(jnp.add, total["final_norm"], d_norm)
+        if not frozen:
+            total[head] = d_head
+            total["final_norm"] = jax.tree.map(jnp.add, total["final_norm"], d_norm)
         dx, total["layers"] = self._backward(weights["layers"], total["layers"], saved, dx, arrays)
-        total["embedding"] = self._look_up_backward(total["embedding"], tokens, dx)
+        if not frozen:
+            total["embedding"] = self._look_up_backward(total["embedding"], tokens, dx)
         return total, sums, logprob
 
     def logprob(self, weights: decoder.Params, arrays: dict[str, jax.Array]) -> jax.Array:
@@ -108,9 +119,9 @@ class Passes:
 
     def _others(self, collective: Any, tree: decoder.Params) -> decoder.Params:
         """Applies a collective over "fsdp" to what does not stay split over it."""
+        specs = self.specs_of(tree)
         return {
-            k: v if self._split(k) else collective(v, self.specs[k], "fsdp")
-            for k, v in tree.items()
+            k: v if self._split(k) else collective(v, specs[k], "fsdp") for k, v in tree.items()
         }
 
     def _spread(self) -> bool:
@@ -143,11 +154,11 @@ class Passes:
         """One layer's weights, gathered if they are split."""
         if not self._split("layers"):
             return layer
-        return sharding.gather(layer, self._layer_specs(), "fsdp")
+        return sharding.gather(layer, self._layer_specs(layer), "fsdp")
 
-    def _layer_specs(self) -> Any:
+    def _layer_specs(self, layer: Any) -> Any:
         one = lambda spec: type(spec)(*spec[1:])  # noqa: E731, without the axis of the layers
-        return jax.tree.map(one, self.specs["layers"])
+        return jax.tree.map(one, _of(self.specs["layers"], layer))
 
     def _forward(
         self, layers: Any, x: jax.Array, arrays: dict[str, jax.Array], *, keep: bool
@@ -163,7 +174,8 @@ class Passes:
             layer = self._whole(layer)
             if not keep:
                 return self._block(layer, x, *given), None
-            x, pull = jax.vjp(block, layer, x, *given)
+            of_learning = lambda learns, *rest: block({**layer, **learns}, *rest)  # noqa: E731
+            x, pull = jax.vjp(of_learning, lora.what_learns(layer), x, *given)
             return x, _Saved.of(pull, (layer, given))
 
         return lax.scan(body, x, layers)
@@ -180,7 +192,7 @@ class Passes:
             layer = self._whole(layer)
             d_layer, dx, *_ = saved.pull((layer, given))(dx)
             if self._split("layers"):
-                d_layer = sharding.scatter_sum(d_layer, self._layer_specs(), "fsdp")
+                d_layer = sharding.scatter_sum(d_layer, self._layer_specs(d_layer), "fsdp")
                 # XLA fails to move a reduce-scatter out of the loop past the conversion below.
                 d_layer = lax.optimization_barrier(d_layer)
             return (dx, jax.tree.map(functools.partial(_add_at, index), total, d_layer)), None
@@ -188,6 +200,13 @@ class Passes:
         index = jnp.arange(self.model.num_layers)
         (dx, total), _ = lax.scan(body, (dx, total), (index, layers, saved), reverse=True)
         return dx, total
+
+
+def _of(specs: Any, tree: Any) -> Any:
+    """Those of nested specs that stand for what is in the tree."""
+    if not isinstance(tree, dict):
+        return specs
+    return {name: _of(specs[name], entry) for name, entry in tree.items()}
 
 
 @functools.partial(

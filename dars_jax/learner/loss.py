@@ -139,17 +139,17 @@ def _joined(x: jax.Array) -> jax.Array:
 def head_gradient(
     hidden: jax.Array,
     head: jax.Array,
-    total: jax.Array,
+    total: jax.Array | None,
     data: dict[str, Any],
     config: LossConfig,
     chunk: int,
-) -> tuple[Sums, jax.Array, jax.Array, jax.Array]:
+) -> tuple[Sums, jax.Array, jax.Array, jax.Array | None]:
     """Loss of hidden [b,T,D] under the head [V,D], and its gradient, in chunks of c tokens a row.
 
     The gradient is taken while the logits are at hand, so that no second pass computes them again.
 
     Args:
-      total: float32[V,D], to which the gradient of the head is added.
+      total: float32[V,D], to which the gradient of the head is added; None if the head is frozen.
       data: float or int [b,T] arrays and scalars, see `_token_loss`.
 
     Returns:
@@ -159,7 +159,7 @@ def head_gradient(
     scalars = {k: v for k, v in data.items() if not jnp.ndim(v)}
     grad = jax.value_and_grad(_token_loss, has_aux=True)
 
-    def body(carry: tuple[Sums, jax.Array], xs: Any) -> Any:
+    def body(carry: tuple[Sums, jax.Array | None], xs: Any) -> Any:
         sums, total = carry
         h, arrays = xs
         h = jnp.where(arrays["weight"][..., None] > 0, h, 0)  # see _token_loss
@@ -167,6 +167,8 @@ def head_gradient(
         (_, (new, logprob)), d_logits = grad(logits, {**arrays, **scalars}, config)
         d_logits = d_logits.astype(h.dtype)
         d_h = jnp.einsum("bcv,vd->bcd", d_logits, head)
+        if total is None:
+            return (sums + new, None), (d_h, logprob)
         d_head = jnp.einsum("bcv,bcd->vd", d_logits, h, preferred_element_type=jnp.float32)
         return (sums + new, total + d_head), (d_h, logprob)
 

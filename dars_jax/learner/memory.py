@@ -77,6 +77,7 @@ class Work:
     chunk: int  # tokens of each row whose logits exist at a time
     itemsize: int  # bytes of a number of the computation
     moments: str = "float32"  # a key of MOMENTS
+    adapters: int | None = None  # parameters of adapters, if nothing else learns
 
 
 def state_bytes(moments: str) -> int:
@@ -100,10 +101,16 @@ def update_bytes(work: Work, gather: str, remat: str) -> float:
     c, (_, fsdp, tensor) = work.model, work.mesh
     layers, head, embedding = _sizes(c)
     split = fsdp if gather == "layer" else 1
+    shards = fsdp * tensor
     weight = work.itemsize + 4  # a weight and its float32 accumulator
     tokens = work.rows * work.row_tokens
-    state = state_bytes(work.moments) * c.num_params() / (fsdp * tensor)
+    state = state_bytes(work.moments) * c.num_params() / shards
     weights = weight * (head + (layers + embedding) / split)
+    if work.adapters is not None:  # the rest is frozen: no moments, no accumulators, no master
+        learns = state_bytes(work.moments) * work.adapters
+        state = (learns + work.itemsize * c.num_params()) / shards
+        copies = head * (shards > 1) + (layers + embedding) / split * (shards > split)
+        weights = weight * work.adapters / split + work.itemsize * copies
     width = _WIDTHS.get(remat, _WIDTHS["none"])(c)
     saved = tokens * c.num_layers * (c.d_model + width) * work.itemsize
     one_layer = layers / c.num_layers * 2 * work.itemsize * (split > 1)

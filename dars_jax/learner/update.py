@@ -8,6 +8,9 @@ cut of the same rows gives the same gradient.
 Gradients are computed in shard_map over the whole mesh, every device on rows of its own; the
 collectives are written out in gradient.py.  The optimizer works on the shards.
 
+With adapters (policy/lora.py) the state holds them alone, and the weights they stand beside are an
+argument of their own.
+
 In the first pass over a full batch policy and old policy are the same weights: its own forward
 pass supplies the old log-probs, and no separate pass is run.
 """
@@ -27,8 +30,9 @@ from jax.sharding import Mesh, PartitionSpec
 from dars_jax import ratios
 from dars_jax.learner import loss as loss_lib
 from dars_jax.learner.gradient import Passes
-from dars_jax.policy import decoder, sharding
+from dars_jax.policy import decoder, lora, sharding
 from dars_jax.policy.attention import packed_attention, splash_attention
+from dars_jax.policy.lora import Lora
 from dars_jax.types import TrainState, UpdateBatch
 
 # What keeps the chip computing while weights and gradients of layers travel.
@@ -66,6 +70,7 @@ class UpdateConfig:
     entropy_target: float = 0.0  # nats; 0 keeps the coefficient of the loss
     entropy_step: float = 0.0  # by which the coefficient then changes
     gap_limit: float = math.inf  # mean nats, sampler to trainer; above it nothing is applied
+    lora: Lora | None = None  # what learns in place of the weights
 
 
 # What is kept of past gradients, and its bytes per parameter.  A second moment in bfloat16 is no
@@ -135,14 +140,17 @@ def state_shardings(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     entropy_target: float = 0.0,
+    adapters: Lora | None = None,
 ) -> TrainState:
     """Where every leaf of the TrainState lives.
 
     Moments lie where their parameter lies; factors of one, which are small, lie everywhere.
     """
     params = sharding.param_shardings(config, mesh)
+    if adapters:
+        params = sharding.adapter_shardings(config, adapters, mesh)
     everywhere: Any = sharding.replicated(mesh)
-    sizes = decoder.abstract_params(config)
+    sizes = lora.learning(config, adapters)
     shapes = jax.eval_shape(optimizer.init, sizes)
     opt_state = optax.tree.map_params(
         optimizer,
@@ -158,7 +166,7 @@ def init_state(
     shardings: TrainState,
     entropy_coef: float = 0.0,
 ) -> TrainState:
-    """A fresh state around sharded parameters; entropy_coef is the first with a target."""
+    """A fresh state around what learns; entropy_coef is the first with a target."""
     opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
     step = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
     entropy = None
@@ -173,9 +181,10 @@ def make_update(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
 ) -> jax.stages.Wrapped:
-    """Compiles `update(state, batch, reference) -> (state, metrics)`; the state is donated.
+    """Compiles `update(state, batch, initial) -> (state, metrics)`; the state is donated.
 
-    `reference` are the parameters of the KL term, or None where kl_coef is 0.  Every metric is
+    `initial` are the parameters of the initial policy: of the KL term, and with adapters the frozen
+    weights; None where neither asks for them.  Every metric is
     float32[E*J], one entry per optimizer step: loss, entropy, clip_fraction, grad_norm, kl, with a
     correction bounded_fraction, with an entropy target entropy_coef, finite and applied (0 or 1; a
     mini-batch without signal is finite and not applied); and what `ratios.gap` says of the whole
@@ -184,10 +193,12 @@ def make_update(
     Where that gap is above gap_limit, the sampler had other weights than the state: `strange` is
     1, nothing is applied, and the state that comes back is the one that was given, to its step.
     """
-    shardings = state_shardings(model_config, optimizer, mesh, config.entropy_target)
+    shardings = state_shardings(model_config, optimizer, mesh, config.entropy_target, config.lora)
+    initial = sharding.param_shardings(model_config, mesh)
+    whole = lora.joined(initial, shardings.params) if config.lora else initial
     passes = Passes(
         model=model_config, attention=ATTENTION[config.attention], loss=config.loss,
-        specs=jax.tree.map(lambda s: s.spec, shardings.params), gather=config.gather,
+        specs=jax.tree.map(lambda s: s.spec, whole), gather=config.gather,
         chunk=config.chunk, dtype=config.dtype, remat=config.remat,
     )  # fmt: skip
     run = functools.partial(_update, config, optimizer, mesh, passes)
@@ -196,7 +207,7 @@ def make_update(
         in_shardings=(
             shardings,
             sharding.batch_shardings(mesh),
-            shardings.params if config.loss.kl_coef else None,
+            initial if config.loss.kl_coef or config.lora else None,
         ),
         out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=(0,),
@@ -276,23 +287,27 @@ def _update(
     passes: Passes,
     state: TrainState,
     batch: UpdateBatch,
-    reference: decoder.Params | None,
+    initial: decoder.Params | None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     rows, whole = PartitionSpec(sharding.MESH_AXES), PartitionSpec()
     batch_specs = jax.tree.map(lambda s: s.spec, sharding.batch_shardings(mesh))
     on_mesh = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
-    logprobs = on_mesh(
-        functools.partial(_logprobs, passes), in_specs=(passes.specs, batch_specs), out_specs=rows
-    )
+
+    def logprobs(weights: Any) -> jax.Array:
+        run = functools.partial(_logprobs, passes)
+        specs = passes.specs_of(weights)
+        return on_mesh(run, in_specs=(specs, batch_specs), out_specs=rows)(weights, batch)
+
     gradient = on_mesh(
         functools.partial(_gradient, config, passes),
         in_specs=(passes.specs, batch_specs, rows, rows, whole, whole, whole),
-        out_specs=(passes.specs, whole, rows),
+        out_specs=(passes.specs_of(state.params), whole, rows),
     )
-    reference_logprob = logprobs(reference, batch) if config.loss.kl_coef else None
+    reference_logprob = logprobs(initial) if config.loss.kl_coef else None
     # Only the first of several mini-batches is on policy when its turn comes.
     own_old = config.num_minibatches == 1
-    old = jnp.zeros_like(batch.weight) if own_old else logprobs(state.params, batch)
+    weights_of = functools.partial(lora.whole, config.lora, initial)
+    old = jnp.zeros_like(batch.weight) if own_old else logprobs(weights_of(state.params))
 
     def optimizer_step(carry: Any, xs: tuple[jax.Array, jax.Array]) -> Any:
         params, opt_state, entropy, old = carry
@@ -300,7 +315,11 @@ def _update(
         coef = None
         if entropy is not None:
             coef = jnp.where(entropy[1] <= config.entropy_target, entropy[0], 0.0)
-        grads, sums, old = gradient(params, batch, old, reference_logprob, epoch, j, coef)
+        grads, sums, old = gradient(
+            weights_of(params), batch, old, reference_logprob, epoch, j, coef
+        )
+        if config.lora:
+            grads = lora.scaled(grads, config.lora.scale)
         norm = optax.tree.norm(grads)
         # Moments that are no numbers would make weights that are none.  A sum of what is read
         # anyway needs no copy of the updates.

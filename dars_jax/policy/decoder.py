@@ -237,8 +237,9 @@ class Block(nn.Module):
         use_bias: bool = False,
         axis: int | tuple[int, int] = -1,
     ) -> jax.Array:
+        """x through a weight, and beside it through a pair of adapters where there is one."""
         width = len(features) if isinstance(features, tuple) else 1
-        return nn.DenseGeneral(
+        y = nn.DenseGeneral(
             features,
             axis=axis,
             use_bias=use_bias,
@@ -248,6 +249,12 @@ class Block(nn.Module):
             bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), axes[-width:]),
             name=name,
         )(x)
+        adapters: Any = self.get_variable("params", "adapters", {})
+        pair = adapters.get(name)
+        if pair is None:
+            return y
+        low = jnp.tensordot(x, pair["a"], len(axis) if isinstance(axis, tuple) else 1)
+        return y + jnp.tensordot(low, pair["b"], 1)
 
 
 class Decoder(nn.Module):

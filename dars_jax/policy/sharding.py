@@ -17,7 +17,7 @@ from jax import lax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dars_jax.policy import decoder
+from dars_jax.policy import decoder, lora
 from dars_jax.types import UpdateBatch
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -32,6 +32,7 @@ _TRAIN_RULES = (
     ("layers", None),
     ("head_dim", None),
     ("norm", None),
+    ("rank", None),
 )
 # Decoding reads every weight at every step: gathered over fsdp once, when weights are published.
 _DECODE_RULES = (("embed", None), *_TRAIN_RULES[1:])
@@ -69,6 +70,11 @@ def rows(mesh: Mesh) -> NamedSharding:
 def param_shardings(config: decoder.ModelConfig, mesh: Mesh) -> Any:
     """Trainer layout: a NamedSharding for every parameter."""
     return nn.logical_to_mesh_sharding(decoder.logical_axes(config), mesh, _TRAIN_RULES)
+
+
+def adapter_shardings(config: decoder.ModelConfig, adapters: lora.Lora, mesh: Mesh) -> Any:
+    """Trainer layout of the adapters: each side split as the side of the weights it stands for."""
+    return nn.logical_to_mesh_sharding(lora.logical_axes(config, adapters), mesh, _TRAIN_RULES)
 
 
 def decode_shardings(config: decoder.ModelConfig, mesh: Mesh) -> Any:

@@ -6,12 +6,14 @@ The launch scripts and the tests make their parts here, in the order in which mi
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -22,7 +24,7 @@ from dars_jax.data.tokenizer import Tokenizer, load_tokenizer
 from dars_jax.engine.jetstream_engine import PolicyEngine
 from dars_jax.engine.programs import Programs
 from dars_jax.learner import memory, update
-from dars_jax.policy import sharding, weights
+from dars_jax.policy import lora, sharding, weights
 from dars_jax.policy.fingerprint import fingerprint
 from dars_jax.rewards import Grader, load_grader
 from dars_jax.setup import base_policy, plan
@@ -69,7 +71,7 @@ def make_parts(plan: Plan, log: Log) -> Parts:
     contents = {
         CONTENTS["data.train"]: train.fingerprint(),
         CONTENTS["data.test"]: test.fingerprint(),
-        **policy_content(c),
+        **policy_content(c, policy),
     }
     _check_alike(contents)
     programs = Programs(decode_config(plan, tuple(tokenizer.eos_ids)), plan.model, mesh)
@@ -85,15 +87,19 @@ def make_parts(plan: Plan, log: Log) -> Parts:
         contents=contents,
         engine=engine,
         optimizer=optimizer,
-        shardings=update.state_shardings(plan.model, optimizer, mesh, plan.update.entropy_target),
+        shardings=state_shardings(plan, optimizer, mesh),
         update=update.make_update(plan.update, plan.model, optimizer, mesh),
     )
 
 
-def policy_content(config: ConfigDict) -> dict[str, str]:
-    """The fingerprint of policy.path; nothing for the embedded policy, which settings describe."""
-    path = config.policy.path
-    return {CONTENTS["policy.path"]: fingerprint(hub.model_directory(path))} if path else {}
+def policy_content(config: ConfigDict, policy: Path) -> dict[str, str]:
+    """The fingerprint of the initial policy's directory.
+
+    Nothing for the embedded policy, which settings describe, unless adapters need its very weights.
+    """
+    if not (config.policy.path or config.lora.rank):
+        return {}
+    return {CONTENTS["policy.path"]: fingerprint(policy)}
 
 
 def _check_alike(contents: dict[str, str]) -> None:
@@ -208,15 +214,36 @@ def make_grader(plan: Plan) -> Grader:
     return grader
 
 
+def state_shardings(
+    plan: Plan, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
+) -> TrainState:
+    """Where every leaf of a run's TrainState lives."""
+    u = plan.update
+    return update.state_shardings(plan.model, optimizer, mesh, u.entropy_target, u.lora)
+
+
+def load_policy(plan: Plan, mesh: jax.sharding.Mesh, directory: Path) -> Any:
+    """A policy's weights in the trainer's layout, float32, or policy.dtype if they are frozen."""
+    dtype = plan.update.dtype if plan.update.lora else jnp.dtype(jnp.float32)
+    shardings = sharding.param_shardings(plan.model, mesh)
+    return weights.load_params(directory, plan.model, shardings, dtype)
+
+
 def initial_params(parts: Parts) -> Any:
-    """The initial policy's weights in the trainer's layout, float32."""
-    return weights.load_params(parts.policy, parts.plan.model, parts.shardings.params)
+    """The initial policy's weights, see `load_policy`."""
+    return load_policy(parts.plan, parts.mesh, parts.policy)
 
 
 def initial_state(parts: Parts) -> TrainState:
     """Step 0."""
+    plan, adapters = parts.plan, parts.plan.update.lora
+    if adapters is None:
+        params = initial_params(parts)
+    else:
+        draw = functools.partial(lora.init, plan.model, adapters, plan.config.seed)
+        params = jax.jit(draw, out_shardings=parts.shardings.params)()
     return update.init_state(
-        initial_params(parts), parts.optimizer, parts.shardings, parts.plan.update.loss.entropy_coef
+        params, parts.optimizer, parts.shardings, plan.update.loss.entropy_coef
     )
 
 

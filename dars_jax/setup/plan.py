@@ -18,6 +18,7 @@ from dars_jax.learner.loss import LossConfig
 from dars_jax.learner.memory import Hardware
 from dars_jax.learner.packing import BatchShape, capacity
 from dars_jax.learner.update import ATTENTION, MOMENTS, OptimizerConfig, UpdateConfig
+from dars_jax.policy import lora
 from dars_jax.policy.attention import splash_fits
 from dars_jax.policy.decoder import ARCHITECTURES, REMAT_POLICIES, ModelConfig
 from dars_jax.rollout.scheduler import RolloutConfig
@@ -303,8 +304,10 @@ def validate(
     device_rows = c.learner.micro_batch_rows // num_devices
     chunk = _loss_chunk(row_tokens, device_rows, model.vocab_size)
     dtype = jnp.dtype(c.policy.dtype)
+    adapters = lora.from_settings(model, **c.lora)
     work = memory.Work(model, mesh, device_rows, row_tokens, micro_batches, chunk, dtype.itemsize,
-                       c.optimizer.moments)  # fmt: skip
+                       c.optimizer.moments,
+                       lora.count(model, adapters) if adapters else None)  # fmt: skip
     gather, remat, choices = memory.choose(work, hardware.memory, c.learner.gather, c.policy.remat)
     return Plan(
         config=ml_collections.FrozenConfigDict(c),
@@ -328,6 +331,7 @@ def validate(
             entropy_target=c.objective.entropy_target,
             entropy_step=c.objective.entropy_step,
             gap_limit=c.learner.gap_limit or _gap_limit(c, hardware.platform),
+            lora=adapters,
         ),
         batch=BatchShape(c.learner.micro_batch_rows, micro_batches, row_tokens,
                          share_prompt=attention != "splash"),

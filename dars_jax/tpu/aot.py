@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from dars_jax.engine import state as engine_state
 from dars_jax.engine.programs import Programs
 from dars_jax.learner import update
-from dars_jax.policy import decoder, sharding
+from dars_jax.policy import decoder, lora, sharding
 from dars_jax.setup import plan as plan_lib
 from dars_jax.setup.plan import Plan
 from dars_jax.tpu import flops
@@ -75,7 +75,7 @@ def bytes_per_device(tree: Any) -> int:
 def state_shapes(plan: Plan, mesh: Mesh) -> tuple[TrainState, Any]:
     """The TrainState, and its optimizer."""
     optimizer = update.make_optimizer(plan.optimizer)
-    params = decoder.abstract_params(plan.model)
+    params = lora.learning(plan.model, plan.update.lora)
     step: Any = jax.ShapeDtypeStruct((), jnp.int32)
     target = plan.update.entropy_target
     state = TrainState(
@@ -84,7 +84,19 @@ def state_shapes(plan: Plan, mesh: Mesh) -> tuple[TrainState, Any]:
         opt_state=jax.eval_shape(optimizer.init, params),
         entropy=jax.ShapeDtypeStruct((2,), jnp.float32) if target else None,
     )
-    return _at(state, update.state_shardings(plan.model, optimizer, mesh, target)), optimizer
+    shardings = update.state_shardings(plan.model, optimizer, mesh, target, plan.update.lora)
+    return _at(state, shardings), optimizer
+
+
+def initial_shapes(plan: Plan, mesh: Mesh) -> Any:
+    """The initial policy beside the state, where the update asks for it; else None."""
+    adapters = plan.update.lora
+    if not (adapters or plan.update.loss.kl_coef):
+        return None
+    dtype = plan.update.dtype if adapters else jnp.float32
+    shapes = decoder.abstract_params(plan.model)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes)
+    return _at(shapes, sharding.param_shardings(plan.model, mesh))
 
 
 def batch_shapes(plan: Plan, mesh: Mesh) -> UpdateBatch:
@@ -118,24 +130,29 @@ def programs(plan: Plan, mesh: Mesh, names: tuple[str, ...] = NAMES) -> Iterator
       names: which of NAMES.
     """
     state, optimizer = state_shapes(plan, mesh)
-    kept = {"optimizer and float32 weights": bytes_per_device(state)}
-    if plan.update.loss.kl_coef:
-        kept["reference weights"] = bytes_per_device(state.params)
+    learns = "adapters" if plan.update.lora else "float32 weights"
+    kept = {f"optimizer and {learns}": bytes_per_device(state)}
+    params, initial = state.params, initial_shapes(plan, mesh)
+    if plan.update.lora:
+        params = lora.joined(initial, params)
+    if initial is not None:
+        kept["frozen weights" if plan.update.lora else "reference weights"] = bytes_per_device(
+            initial
+        )
     make = functools.partial(Program, num_layers=plan.model.num_layers)
     engine = Programs(plan_lib.decode_config(plan, (0,)), plan.model, mesh)
-    published = engine.publish.trace(state.params)
+    published = engine.publish.trace(params)
     if "publish" in names:
-        weights = bytes_per_device(state.params)
-        rest = {"optimizer": bytes_per_device(state) - weights}
-        yield make("publish", published, {"float32 weights": weights}, rest)
+        rest = {"optimizer": bytes_per_device(state) - bytes_per_device(state.params)}
+        what = "weights and adapters" if plan.update.lora else "float32 weights"
+        yield make("publish", published, {what: bytes_per_device(params)}, rest)
     if {"prefill", "decode"} & set(names):
         yield from _engine_programs(plan, mesh, engine, published, kept, names, make)
     if "update" in names:
         batch = batch_shapes(plan, mesh)
-        reference = state.params if plan.update.loss.kl_coef else None
         jitted = update.make_update(plan.update, plan.model, optimizer, mesh)
         arguments = {**kept, "batch": bytes_per_device(batch)}
-        yield make("update", jitted.trace(state, batch, reference), arguments, {})
+        yield make("update", jitted.trace(state, batch, initial), arguments, {})
 
 
 def _engine_programs(

@@ -18,7 +18,7 @@ from dars_jax import config as config_lib
 from dars_jax import distributed
 from dars_jax.data.prompts import batch_indices
 from dars_jax.evaluation import answering
-from dars_jax.policy import sharding
+from dars_jax.policy import lora, sharding
 from dars_jax.records import checkpoint, metrics, storage
 from dars_jax.records.checkpoint import Checkpoints
 from dars_jax.records.tracker import Tracker
@@ -60,8 +60,9 @@ class Trainer:
         self._checkpoints = Checkpoints(
             directory, config_lib.flatten(c) | parts.contents, c.checkpoint.keep
         )
+        frozen = c.learner.kl_coef or parts.plan.update.lora
+        self._initial = build.initial_params(parts) if frozen else None
         self._state, self._start = self._restore()
-        self._reference = build.initial_params(parts) if c.learner.kl_coef else None
         self._non_finite = 0
         self._seconds_saving = 0.0  # that the loop waited, after the step before
 
@@ -86,7 +87,7 @@ class Trainer:
             StopFlag().installed() as stop,
             jax.transfer_guard("disallow"),  # every crossing is explicit
         ):
-            params = self._parts.engine.load_params(state.params)
+            params = self._publish(state)
             saved = done = start
             try:
                 before = self._first_evaluation(params, log, stop)
@@ -130,6 +131,10 @@ class Trainer:
         self._console.log(f"continuing after step {start} from {self._workdir}/checkpoints")
         return state, start
 
+    def _publish(self, state: TrainState) -> Any:
+        params = lora.whole(self._plan.update.lora, self._initial, state.params)
+        return self._parts.engine.load_params(params)
+
     def _step(
         self,
         step: int,
@@ -171,9 +176,7 @@ class Trainer:
         if not learns:
             packed = probe(parts, prompts, rollouts)
         del session, params  # their memory is the update's now
-        state, outcome = parts.update(
-            state, sharding.put_batch(packed, parts.mesh), self._reference
-        )
+        state, outcome = parts.update(state, sharding.put_batch(packed, parts.mesh), self._initial)
         outcome = jax.device_get(outcome)
         values |= {k: float(v[0]) for k, v in outcome.items() if k.startswith("logprob_gap")}
         values |= self._update_metrics(outcome, packed) if learns else {"update_skipped": 1}
@@ -183,7 +186,7 @@ class Trainer:
             raise StrangeWeightsError(step + 1, values["logprob_gap"], limit, state)
         updated = time.perf_counter()
         self._watchdog.at("publish", step + 1)
-        params = parts.engine.load_params(state.params)
+        params = self._publish(state)
         jax.block_until_ready(params)
         end = time.perf_counter()
         values |= metrics.cost_metrics(stats) | {
@@ -233,8 +236,8 @@ class Trainer:
             return self._evaluate(0, params, log, stop)
         if distributed.of_first(summary.exists() and summary.with_suffix(".jsonl").exists()):
             return _read_report(summary)
-        initial = self._parts.engine.load_params(build.initial_params(self._parts))
-        return self._evaluate(0, initial, log, stop)
+        initial = build.initial_params(self._parts) if self._initial is None else self._initial
+        return self._evaluate(0, self._parts.engine.load_params(initial), log, stop)
 
     def _evaluate_once(
         self, step: int, params: Any, log: metrics.MetricsLog, stop: StopFlag
