@@ -142,6 +142,7 @@ def defaults() -> ConfigDict:
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 5  # steps
     c.checkpoint.keep = 2
+    c.checkpoint.journal = True  # keep the rollouts of steps that no checkpoint includes yet
 
     c.eval = ConfigDict()
     c.eval.every = 0  # steps; 0 evaluates before the first and after the last only
@@ -166,10 +167,11 @@ def defaults() -> ConfigDict:
 
 # A resumed run may change these: they do not enter the trajectory (the mesh only by rounding).
 FREE_KEYS = (
-    "train.num_steps", "checkpoint.every", "checkpoint.keep", "eval.every", "eval.num_samples",
-    "eval.temperature", "eval.top_p", "eval.top_k", "learner.gap_limit", "reward.num_workers",
-    "reward.max_errors", "data.dir", "rollout.barrier", "rollout.prefixes", "mesh.data",
-    "mesh.fsdp", "mesh.tensor", "wandb.project", "wandb.mode", "watchdog.minutes",
+    "train.num_steps", "checkpoint.every", "checkpoint.keep", "checkpoint.journal", "eval.every",
+    "eval.num_samples", "eval.temperature", "eval.top_p", "eval.top_k", "learner.gap_limit",
+    "reward.num_workers", "reward.max_errors", "data.dir", "rollout.barrier", "rollout.prefixes",
+    "mesh.data", "mesh.fsdp", "mesh.tensor", "wandb.project", "wandb.mode",
+    "watchdog.minutes",
 )  # fmt: skip
 
 

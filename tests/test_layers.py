@@ -31,7 +31,7 @@ HOUSE = {
                "openai_replies", "openai_server"],
     "rollout": ["exchange", "scheduler", "stages", "simulation"],
     "learner": ["packing", "loss", "gradient", "update", "memory"],
-    "records": ["storage", "progress", "tracker", "metrics", "manifest", "checkpoint"],
+    "records": ["storage", "progress", "tracker", "metrics", "manifest", "checkpoint", "journal"],
     "setup": ["presets", "arms", "base_policy", "plan", "build", "saved_state"],
     "evaluation": ["benchmarks", "scores", "answering", "second", "report"],
     "study": ["arms", "runs", "resampling", "compare", "loudness", "claims", "page", "figures",
@@ -41,8 +41,8 @@ HOUSE = {
     "commands": ["console", "cli", "startup", "train", "evaluate", "generations", "export", "serve",
                  "compile_tpu", "reproduce", "plot", "notebook"],
     "bench": ["work", "steps", "allocators", "__main__"],
-    "drills": ["soak", "crash", "grading", "by_value", "rewrites", "decisions", "tpu_programs",
-               "supply"],
+    "drills": ["soak", "crash", "grading", "by_value", "rewrites", "decisions",
+               "tpu_programs", "supply"],
 }  # fmt: skip
 
 # What a room keeps to itself; everything else in it may be imported from above.

@@ -1,9 +1,7 @@
 """Numbers of a step, and where they go: JSON lines, TensorBoard, a tracker, the terminal.
 
 Everything that depends on the clock has a name that starts with "seconds" or ends with "_per_s";
-all else is the same in every run of a configuration.  (With graders in processes of their own
-`decode_steps` and `slot_occupancy` depend on when grades arrive, and so do the last bits of the
-sampler's log-probs, which `logprob_gap*` shows; tokens, lengths and rewards never do.)
+all else but WORK is the same in every run of a configuration.
 """
 
 import json
@@ -23,6 +21,11 @@ from dars_jax.records.tracker import Tracker
 from dars_jax.rewards import Verdict
 from dars_jax.rollout.stages import RolloutStats
 from dars_jax.types import Rollouts
+
+# What depends on how much the engine had to do at a time: on when grades arrive from processes of
+# their own, and on rollouts out of a journal.  With fewer slots log-probs are rounded otherwise.
+WORK = ("decode_steps", "slot_occupancy", "logprob_gap", "logprob_gap_max", "logprob_gap_share",
+        "rollouts_recovered")  # fmt: skip
 
 ACCURACY_BINS = 5  # of equal width; a prompt at exactly 0 or 1 carries no advantage
 
@@ -97,6 +100,8 @@ def cost_metrics(stats: RolloutStats) -> dict[str, Any]:
         "seconds_decode": stats.decode_seconds,
         "seconds_grade": stats.grade_seconds,
         "seconds_allocate": stats.allocate_seconds,
+        "seconds_journal": stats.journal_seconds,
+        **({"rollouts_recovered": stats.recovered} if stats.recovered else {}),
     }
 
 

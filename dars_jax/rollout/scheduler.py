@@ -4,11 +4,10 @@
 
 A prompt moves on by itself: as soon as its own rollouts are graded, its top-ups join a queue, while
 other prompts are still in an earlier stage.  With `barrier` every stage waits for the last rollout
-of the one before.  Both give the same tokens, lengths and rewards on any number of replicas, since
-allocation looks at one prompt only and a rollout's randomness is keyed by
-(seed, step, stage, prompt, sample).  The sampler's log-probs are the same but for rounding, which
-depends on the company in the decode batch.  A budget is shared out over all prompts: it needs the
-barrier.
+of the one before.  Both give the same tokens and grades on any number of replicas, since allocation
+looks at one prompt only and a rollout's randomness is keyed by (seed, step, stage, prompt, sample).
+Log-probs differ by rounding: programs for fewer slots add up in another order.  A budget is shared
+out over all prompts: it needs the barrier.
 """
 
 import collections

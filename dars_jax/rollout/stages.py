@@ -6,13 +6,14 @@ scheduler.py decides, the engine samples, the grader judges; this is the loop ar
 import collections
 import dataclasses
 import time
-from collections.abc import Callable, Collection
+import types
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from dars_jax import distributed
-from dars_jax.engine.session import NonFiniteError, Session
+from dars_jax.engine.session import NonFiniteError, Request, Session
 from dars_jax.rewards import OUTSIDE, Context, Grade, Grader, GradingError, Verdict
 from dars_jax.rollout import exchange
 from dars_jax.rollout.scheduler import RolloutConfig, Scheduler
@@ -30,6 +31,31 @@ class RolloutStats:
     decode_seconds: float  # dispatching and waiting for the device
     grade_seconds: float  # submitting and collecting; grading itself overlaps with decoding
     allocate_seconds: float
+    journal_seconds: float  # handing over what is to be noted
+    recovered: int = 0  # rollouts that the journal held
+
+
+class Journal:
+    """What is known of a step already, and where news of it goes.  This one keeps nothing.
+
+    A request is prompt * n_max + sample.  records/journal.py has one on disk.
+    """
+
+    held: Mapping[int, int] = types.MappingProxyType({})  # request -> stage, in all processes
+
+    def completion(self, request: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """(tokens int32[n], logprob float32[n]) of a held one; None if another process has them."""
+        return None
+
+    def grade(self, request: int) -> Grade | None:
+        """That of a completion which this process has; None if there is none yet."""
+        return None
+
+    def sampled(self, completions: list[tuple[int, int, np.ndarray, np.ndarray]]) -> None:
+        """(request, stage, tokens, logprob) of completions that are new."""
+
+    def graded(self, grades: list[tuple[int, Grade]]) -> None:
+        """(request, grade) of grades that are new."""
 
 
 _PATIENCE_S = 1.0  # for graders, before a look at whether the run is asked to stop
@@ -62,6 +88,7 @@ def collect(
     seed: int,
     step: int,
     progress: ProgressFn = lambda *_: None,
+    journal: Journal | None = None,
 ) -> tuple[Rollouts, RolloutStats]:
     """Runs all stages for the prompts of one step.
 
@@ -72,6 +99,7 @@ def collect(
     Args:
       decode_text: completion tokens int32[n] -> text to grade.
       step: part of every random key; evaluation uses negative numbers.
+      journal: what it holds is not sampled again, and not graded again if it has the grade.
 
     Raises:
       GradingError: the reward failed on more than config.max_errors answers; in all processes.
@@ -82,22 +110,39 @@ def collect(
     )
     store = _Store(prompts, config, eos_ids, len(grader.parts))
     clock = _Clock()
-    tokens = finished = judged = failed = 0
+    journal = journal or Journal()
+    tokens = finished = judged = failed = recovered = 0
     decode_steps = busy = capacity = 0
     fresh: dict[tuple[int, int], Any] = {}  # completions the grader has not seen
+    unfilled: dict[int, None] = {}  # prompts that have a prefix row and are not prefilled
     while True:
         t = time.perf_counter()
-        admitted = scheduler.admit()
-        if admitted:
-            session.prefill([scheduler.prefix(p) for p in admitted])
-        session.enqueue(scheduler.requests(seed, step), config.sampling)
+        unfilled |= dict.fromkeys(scheduler.admit())
+        asked = scheduler.requests(seed, step)
+        requests, known = _apart(asked, scheduler, journal, config.n_max)
+        wanted = {(r.replica, r.prefix) for r in requests}
+        filled = [p for p in unfilled if scheduler.prefix(p)[:2] in wanted]
+        if filled:
+            session.prefill([scheduler.prefix(p) for p in filled])
+        for p in filled:
+            del unfilled[p]
+        session.enqueue(requests, config.sampling)
         t = clock.charge("prefill", t)
         session.start(config.steps_per_dispatch)
         t = clock.charge("decode", t)
-        requests = [scheduler.locate(*where) for where in fresh]
-        store.add(requests, scheduler.stage, list(fresh.values()))
-        for (p, sample), (ids, _) in zip(requests, fresh.values(), strict=True):
-            grader.submit(p * config.n_max + sample, decode_text(ids), prompts.answer[p],
+        answers = {scheduler.locate(*where): answer for where, answer in fresh.items()}
+        journal.sampled([(p * config.n_max + sample, int(scheduler.stage[p]), *answer)
+                         for (p, sample), answer in answers.items()])  # fmt: skip
+        t = clock.charge("journal", t)
+        answers |= known
+        store.add(list(answers), scheduler.stage, list(answers.values()))
+        recalled = []
+        for (p, sample), (ids, _) in answers.items():
+            request = p * config.n_max + sample
+            if (p, sample) in known and (grade := journal.grade(request)) is not None:
+                recalled.append((request, grade))
+                continue
+            grader.submit(request, decode_text(ids), prompts.answer[p],
                           _context(prompts, p, ids, eos_ids))  # fmt: skip
         fresh = {}
         graded = grader.collect(wait=False)
@@ -112,6 +157,8 @@ def collect(
         t = clock.charge("decode", t)
         if outcome.idle and not outcome.completed:
             graded += grader.collect(wait=True, timeout_s=_PATIENCE_S)
+        journal.graded(graded)
+        graded += recalled
         store.grade(graded)
         counts = _count(graded, len(prompts), config.n_max, broken)
         counts = distributed.gather(counts).sum(0, dtype=np.int32)
@@ -122,18 +169,19 @@ def collect(
         failed += int(counts[:, 3].sum())
         if failed > config.max_errors:
             raise GradingError("; ".join(grader.complaints()) or "the reward of another process")
+        recovered += len(asked) - len(requests)
         finished += outcome.completed
         tokens += outcome.tokens
         t = clock.charge("grade", t)
         scheduler.allocate()
         clock.charge("allocate", t)
         stage = int(scheduler.stage.max(initial=0))
-        progress(finished, scheduler.planned, tokens, stage, busy + judged)
+        progress(finished + recovered, scheduler.planned, tokens, stage, busy + judged)
         if scheduler.done and not outcome.completed:
             break
     s = clock.seconds
     stats = RolloutStats(decode_steps, busy, capacity, s["prefill"], s["decode"], s["grade"],
-                         s["allocate"])  # fmt: skip
+                         s["allocate"], s["journal"], recovered)  # fmt: skip
     return exchange.gather(store.rollouts()), stats
 
 
@@ -150,6 +198,23 @@ def judged(rollouts: Rollouts) -> Rollouts:
         raise GradingError(f"the reward left out all of {len(rollouts):,} answers")
     return Rollouts(**{f.name: getattr(rollouts, f.name)[inside]
                        for f in dataclasses.fields(Rollouts)})  # fmt: skip
+
+
+def _apart(
+    asked: list[Request], scheduler: Scheduler, journal: Journal, n_max: int
+) -> tuple[list[Request], dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]]:
+    """(those to be sampled, {(prompt, sample): answer} of those that this process has)."""
+    if not journal.held:
+        return asked, {}
+    missing, known = [], {}
+    for request in asked:
+        p, sample = scheduler.locate(request.replica, request.row)
+        number = p * n_max + sample
+        if journal.held.get(number) != scheduler.stage[p]:
+            missing.append(request)
+        elif (answer := journal.completion(number)) is not None:
+            known[p, sample] = answer
+    return missing, known
 
 
 def _context(prompts: Prompts, p: int, ids: np.ndarray, eos_ids: tuple[int, ...]) -> Context:

@@ -6,6 +6,7 @@ A step is a function of (configuration, step number, state), so stopping anywher
 again from the last checkpoint gives the same bits as never stopping.
 """
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from dars_jax.evaluation import answering
 from dars_jax.policy import lora, sharding
 from dars_jax.records import checkpoint, metrics, storage
 from dars_jax.records.checkpoint import Checkpoints
+from dars_jax.records.journal import Journals
 from dars_jax.records.tracker import Tracker
 from dars_jax.rewards import Grader, GradingError
 from dars_jax.rollout import stages
@@ -62,6 +64,7 @@ class Trainer:
         )
         frozen = c.learner.kl_coef or parts.plan.update.lora
         self._initial = build.initial_params(parts) if frozen else None
+        self._journals = Journals(workdir / "journal", config_lib.flatten(c), console.log)
         self._state, self._start = self._restore()
         self._non_finite = 0
         self._seconds_saving = 0.0  # that the loop waited, after the step before
@@ -86,6 +89,7 @@ class Trainer:
         with (
             StopFlag().installed() as stop,
             jax.transfer_guard("disallow"),  # every crossing is explicit
+            contextlib.closing(self._journals),
         ):
             params = self._publish(state)
             saved = done = start
@@ -120,6 +124,8 @@ class Trainer:
                 raise
         log.close()
         checkpoints.close()
+        self._drop_journals()
+        self._journals.close()
         return before, after
 
     def _restore(self) -> tuple[TrainState, int]:
@@ -134,6 +140,10 @@ class Trainer:
     def _publish(self, state: TrainState) -> Any:
         params = lora.whole(self._plan.update.lora, self._initial, state.params)
         return self._parts.engine.load_params(params)
+
+    def _drop_journals(self) -> None:
+        """Removes those of the steps that the newest whole checkpoint includes."""
+        self._journals.drop(max(checkpoint.finished(self._workdir / "checkpoints"), default=0))
 
     def _step(
         self,
@@ -156,10 +166,14 @@ class Trainer:
         self._watchdog.at("rollouts", step + 1)
         epoch, indices = batch_indices(len(parts.train.rows), c.rollout.num_prompts, c.seed, step)
         prompts = build.take(parts.train, indices)
+        journal = self._journals.open(step, params, prompts)
+        self._drop_journals()
+        opened = time.perf_counter()
         session = parts.engine.open_session(params, c.rollout.prefill_batch)
         rollouts, stats = stages.collect(
             prompts, session, self._grader, parts.tokenizer.decode, parts.tokenizer.eos_ids,
             self._plan.rollout, seed=c.seed, step=step, progress=progress,
+            journal=journal,
         )  # fmt: skip
         sampled = time.perf_counter()
         self._watchdog.at("update", step + 1)
@@ -181,6 +195,7 @@ class Trainer:
         values |= {k: float(v[0]) for k, v in outcome.items() if k.startswith("logprob_gap")}
         values |= self._update_metrics(outcome, packed) if learns else {"update_skipped": 1}
         if outcome["strange"].any():
+            self._journals.forget(step)  # nothing of it is to be used again
             log.write(step + 1, values)
             limit = self._plan.update.gap_limit
             raise StrangeWeightsError(step + 1, values["logprob_gap"], limit, state)
@@ -189,7 +204,9 @@ class Trainer:
         params = self._publish(state)
         jax.block_until_ready(params)
         end = time.perf_counter()
-        values |= metrics.cost_metrics(stats) | {
+        values |= metrics.cost_metrics(stats)
+        values |= {
+            "seconds_journal": values["seconds_journal"] + opened - begin,
             "seconds_rollout": sampled - begin,
             "seconds_assemble": assembled - sampled,
             "seconds_update": updated - assembled,

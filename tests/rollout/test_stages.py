@@ -15,7 +15,7 @@ from dars_jax.engine.programs import Programs
 from dars_jax.engine.session import NonFiniteError, Request, SamplingConfig, Session
 from dars_jax.engine.state import DecodeConfig
 from dars_jax.policy import sharding
-from dars_jax.rewards import FunctionGrader
+from dars_jax.rewards import FunctionGrader, Grade
 from dars_jax.rollout import stages
 from dars_jax.types import Prompts
 
@@ -42,12 +42,12 @@ def text_of(ids):
 
 
 def collect(engines, prompts, config=CONFIG, programs=None, seed=0, step=3, prefill_batch=4,
-            grader=None):  # fmt: skip
+            grader=None, journal=None):  # fmt: skip
     """{(uid, sample): (stage, ids, truncated, reward, log-probs)}, statistics."""
     session = Session(programs or engines.roomy, engines.params, prefill_batch)
     got, stats = stages.collect(
         prompts, session, grader or FunctionGrader(is_right), text_of, EOS, config,
-        seed=seed, step=step,
+        seed=seed, step=step, journal=journal,
     )  # fmt: skip
     answers = {}
     for i in range(len(got)):
@@ -236,6 +236,68 @@ def test_a_prompt_that_does_not_fit_is_refused(engines, length):
     session = Session(engines.roomy, engines.params, 4)
     with pytest.raises(ValueError, match=f"{length} tokens: 1 to 10"):
         session.prefill([(0, 0, np.full(length, 9, np.int32))])
+
+
+class Notes(stages.Journal):
+    """A journal in memory; `held` and `known` are what an earlier run has left."""
+
+    def __init__(self, held=(), known=()):
+        self._answers = {c[0]: c for c in held}
+        self.held = {c[0]: c[1] for c in held}
+        self._known = dict(known)
+        self.completions, self.grades = [], []
+
+    def completion(self, request):
+        return self._answers[request][2:]
+
+    def grade(self, request):
+        return self._known.get(request)
+
+    def sampled(self, completions):
+        self.completions += completions
+
+    def graded(self, grades):
+        self.grades += grades
+
+
+@pytest.fixture(scope="module")
+def noted(engines, baseline):
+    notes = Notes()
+    got, stats = collect(engines, make_prompts(), journal=notes)
+    assert stats.recovered == 0
+    assert got.keys() == baseline.keys()
+    for key, want in baseline.items():
+        assert got[key][:4] == want[:4] and (got[key][4] == want[4]).all()
+    assert len(notes.completions) == len(dict(notes.grades)) == len(baseline)
+    return notes
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, 1.0])
+@pytest.mark.parametrize("way", ["roomy", "cramped"])
+def test_only_what_a_journal_lacks_is_sampled_and_graded(engines, baseline, noted, kept, way):
+    rng = np.random.default_rng(round(10 * kept))
+    held = [c for c in noted.completions if rng.random() < kept]
+    known = {c[0] for c in held if rng.random() < 0.5 or kept == 1.0}
+    notes = Notes(held, [(r, g) for r, g in noted.grades if r in known])
+    got, stats = collect(engines, make_prompts(), programs=getattr(engines, way), journal=notes)
+    everything = {c[0] for c in noted.completions}
+    assert sorted(c[0] for c in notes.completions) == sorted(everything - notes.held.keys())
+    assert sorted(r for r, _ in notes.grades) == sorted(everything - known)
+    assert stats.recovered == len(held) and (stats.decode_steps == 0) == (kept == 1.0)
+    assert_same_answers(got, baseline)
+    uid = make_prompts().uid
+    for request, _, _, logprob in held:
+        key = int(uid[request // CONFIG.n_max]), request % CONFIG.n_max
+        assert (got[key][4] == logprob).all()
+
+
+def test_a_journal_of_another_allocation_is_not_believed(engines, baseline, noted):
+    later = [(request, 1 - stage, ids, logprob) for request, stage, ids, logprob
+             in noted.completions]  # fmt: skip
+    wrong = [(request, Grade(1.0 - grade.reward, grade.verdict)) for request, grade in noted.grades]
+    got, stats = collect(engines, make_prompts(), journal=Notes(later, wrong))
+    assert stats.recovered == 0
+    assert_same_answers(got, baseline)
 
 
 def test_slow_grades_in_any_order_change_nothing(engines, baseline):

@@ -22,7 +22,7 @@ from dars_jax.commands import cli, train
 from dars_jax.config import flatten
 from dars_jax.records import checkpoint, manifest, metrics
 from dars_jax.records.checkpoint import Checkpoints
-from dars_jax.rewards import GradingError
+from dars_jax.rewards import FunctionGrader, GradingError
 from dars_jax.setup import build
 from dars_jax.tasks import countdown
 from dars_jax.training import loop
@@ -67,6 +67,12 @@ def without_times(rows):
             for row in rows]  # fmt: skip
 
 
+def without_work(rows, recovered):
+    """Of the steps in `recovered` without what depends on how much there was to sample at once."""
+    return [{k: v for k, v in row.items() if not (row["step"] in recovered and k in metrics.WORK)}
+            for row in without_times(rows)]  # fmt: skip
+
+
 def final_state(parts, workdir, step=STEPS):
     checkpoints = Checkpoints(workdir / "checkpoints", flatten(parts.plan.config), 2)
     assert checkpoints.latest() == step
@@ -76,7 +82,13 @@ def final_state(parts, workdir, step=STEPS):
 
 
 def assert_same_run(parts, one, other):
-    assert without_times(lines(one)) == without_times(lines(other))
+    rows = lines(one), lines(other)
+    recovered = {row["step"] for row in (*rows[0], *rows[1]) if "rollouts_recovered" in row}
+    mine, theirs = (without_work(x, recovered) for x in rows)
+    assert mine == theirs
+    for key in ("logprob_gap", "logprob_gap_max"):  # rounding
+        for x, y in zip(*rows, strict=True):
+            assert x[key] == pytest.approx(y[key], abs=4e-6)
     for x, y in zip(*(jax.tree.leaves(final_state(parts, w)) for w in (one, other)), strict=True):
         np.testing.assert_array_equal(x, y)
     for name in ("step_000000.jsonl", f"step_{STEPS:06d}.jsonl"):
@@ -193,6 +205,58 @@ def test_a_mini_batch_without_signal_is_normal(prompt_files, tmp_path, monkeypat
     run(build.make_parts(build.make_plan(config), print), tmp_path / "w")
     applied = [row.get("updates_applied", 0) for row in lines(tmp_path / "w")]
     assert len(applied) == STEPS and set(applied) <= {0, 1} and sum(applied) > 2
+
+
+class Killed(BaseException):
+    """Nothing in the run is prepared for it."""
+
+
+def kill_at(monkeypatch, number):
+    """Ends the run at so many answers that training grades -> a list of all that are graded."""
+    submit, seen = FunctionGrader.submit, []
+
+    def counting(self, *answer):
+        if len(seen) == number + 5 * 4:  # so many belong to the evaluation before
+            seen.append(None)
+            raise Killed
+        seen.append(answer)
+        submit(self, *answer)
+
+    monkeypatch.setattr(FunctionGrader, "submit", counting)
+    return seen
+
+
+def test_no_rollout_is_sampled_or_graded_twice(parts, uninterrupted, tmp_path, monkeypatch):
+    rows = lines(uninterrupted[0])
+    counts = [row["num_rollouts"] for row in rows]
+    with monkeypatch.context() as patch:
+        seen = kill_at(patch, sum(counts[:2]) + 50)
+        with pytest.raises(Killed):
+            run(parts, tmp_path, checkpoint__every=STEPS)
+        assert len(list((tmp_path / "journal").iterdir())) == 3
+        run(parts, tmp_path, checkpoint__every=STEPS)
+    recovered = [row.get("rollouts_recovered") for row in lines(tmp_path)]
+    assert recovered[:2] == counts[:2] and 48 <= recovered[2] < counts[2] and recovered[3] is None
+    # Each run evaluates before its first step, and the second one after its last.  The first one
+    # has graded up to 50 in vain: those that were handed in together with the last one.
+    graded = len(seen) - 1 - 3 * 20
+    assert sum(counts) <= graded <= sum(counts) + 50
+    assert_same_run(parts, uninterrupted[0], tmp_path)
+    gaps = [row["logprob_gap"] for row in lines(tmp_path)]
+    assert gaps[:2] == [row["logprob_gap"] for row in rows[:2]]  # all of it was in there
+    assert not list((tmp_path / "journal").iterdir())
+
+
+def test_without_a_journal_a_step_is_taken_again_from_its_start(
+    parts, uninterrupted, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        kill_at(patch, lines(uninterrupted[0])[0]["num_rollouts"] + 50)
+        with pytest.raises(Killed):
+            run(parts, tmp_path, checkpoint__journal=False)
+    assert not (tmp_path / "journal").exists()
+    run(parts, tmp_path, checkpoint__journal=False)
+    assert without_times(lines(tmp_path)) == without_times(lines(uninterrupted[0]))
 
 
 @pytest.mark.parametrize("arm", CONFIGS)

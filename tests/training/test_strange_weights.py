@@ -86,6 +86,7 @@ def test_the_step_that_meets_wrong_weights_is_not_taken(parts, healthy, wrong, t
     rows = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     gaps = [row["logprob_gap"] for row in rows]
     assert gaps[0] < 1e-5 < 1e-3 < gaps[1]
+    assert not (tmp_path / "journal" / "step_000001").exists()  # nor are its rollouts kept
     run(parts, tmp_path, 2)  # with an engine that is well again
 
 
