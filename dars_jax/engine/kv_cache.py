@@ -22,7 +22,15 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from dars_jax.policy import decoder
-from dars_jax.policy.attention import LayerCache, Pages, PageView, cached_attention, paged_attention
+from dars_jax.policy.attention import (
+    LayerCache,
+    Pages,
+    PageView,
+    cached_attention,
+    fill_lanes,
+    page_width,
+    paged_attention,
+)
 
 _PAGE = 128  # tokens; with bfloat16 keys of 128 features one transfer of the kernel is 32 KB
 
@@ -58,7 +66,7 @@ class PageLayout:
 class PagedCache:
     """The pages of all layers, prefixes included."""
 
-    layers: tuple[Pages, ...]  # [E,K,N,p,d]
+    layers: tuple[Pages, ...]  # [E,K,N,p,page_width(d)]
     table: jax.Array  # int32[E,S,M], pages of a slot in the order of its positions
     block: jax.Array  # int32[E,layout.slots]: slot i owns block[i]; a permutation
     layout: PageLayout
@@ -71,9 +79,10 @@ Caches = Layers | PagedCache
 def page_size(platform: str, head_dim: int, dtype: jnp.dtype) -> int:
     """Tokens of a page where caches are paged, else 0.
 
-    The kernel wants a TPU and whole lanes, and rounds keys and values to bfloat16.
+    The kernel wants a TPU, and rounds keys and values to bfloat16.  Pages hold whole lanes: heads
+    of 64 features take the room of 128, which is less than what dense caches are copied for.
     """
-    return _PAGE if platform == "tpu" and head_dim % 128 == 0 and dtype == jnp.bfloat16 else 0
+    return _PAGE if platform == "tpu" and head_dim % 64 == 0 and dtype == jnp.bfloat16 else 0
 
 
 def page_layout(
@@ -105,7 +114,7 @@ def empty_paged(
     config: decoder.ModelConfig, dtype: jnp.dtype, layout: PageLayout, slots: int
 ) -> PagedCache:
     """Zeroed pages of one replica, heads split over the tensor axis."""
-    shape = (config.num_kv_heads, layout.count, layout.size, config.head_dim)
+    shape = (config.num_kv_heads, layout.count, layout.size, page_width(config.head_dim))
 
     def pages() -> jax.Array:
         x = jnp.zeros(shape, dtype)
@@ -158,7 +167,7 @@ def store_paged(
     page = jnp.where((row < layout.prefixes)[:, None], page, layout.count)  # [n,used]
 
     def put(old: jax.Array, x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, ((0, 0), (0, used * layout.size - t), (0, 0), (0, 0)))
+        x = jnp.pad(fill_lanes(x), ((0, 0), (0, used * layout.size - t), (0, 0), (0, 0)))
         x = x.reshape(n, used, layout.size, *x.shape[2:]).transpose(3, 0, 1, 2, 4)
         return old.at[:, page].set(x.astype(old.dtype), mode="drop")
 

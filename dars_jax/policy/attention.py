@@ -42,8 +42,8 @@ class LayerCache(NamedTuple):
 class Pages(NamedTuple):
     """One layer's keys and values of all slots and prefixes."""
 
-    key: jax.Array  # [K,N,p,d]
-    value: jax.Array  # [K,N,p,d]
+    key: jax.Array  # [K,N,p,page_width(d)]
+    value: jax.Array  # [K,N,p,page_width(d)]
 
 
 class PageView(NamedTuple):
@@ -78,6 +78,17 @@ def packed_attention(
 
 
 _LANES = 128  # splash attention's blocks are multiples of a vector register's width
+
+
+def page_width(head_dim: int) -> int:
+    """Features that a page has for each head: whole vector registers."""
+    return -(-head_dim // _LANES) * _LANES
+
+
+def fill_lanes(x: jax.Array) -> jax.Array:
+    """[…,d] -> […,page_width(d)], zeros behind what was there."""
+    more = page_width(x.shape[-1]) - x.shape[-1]
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)]) if more else x
 
 
 def splash_fits(row_tokens: int, head_dim: int) -> bool:
@@ -174,23 +185,25 @@ def paged_attention(
 ) -> tuple[jax.Array, Pages]:
     """One new token per slot against its pages; writes the token's key and value first.
 
-    Every device of the tensor axis serves its own heads.  An idle slot writes nothing.
+    Every device of the tensor axis serves its own heads.  An idle slot writes nothing.  Heads
+    narrower than the pages are filled up with zeros, which change no score.
     """
+    size = q.shape[-1]
 
     def local(
         q: jax.Array, k: jax.Array, v: jax.Array, pages: Pages, view: PageView
     ) -> tuple[jax.Array, Pages]:
-        q = q[:, 0] * q.shape[-1] ** -0.5
+        q, k, v = (fill_lanes(x[:, 0]) for x in (q * size**-0.5, k, v))
         pages = Pages(
             *jax.lax.platform_dependent(
-                *pages, k[:, 0], v[:, 0], view.at, tpu=page_kernels.write, default=write_pages
+                *pages, k, v, view.at, tpu=page_kernels.write, default=write_pages
             )
         )
         kernel = functools.partial(page_kernels.read, pages_per_step=pages_per_step)
         out = jax.lax.platform_dependent(
             q, *pages, view.table, view.length, tpu=kernel, default=read_pages
         )
-        return out[:, None], pages
+        return out[:, None, :, :size], pages
 
     pages, view = state
     if jax.sharding.get_abstract_mesh().empty:
