@@ -71,9 +71,10 @@ def defaults() -> ConfigDict:
     c.rollout.top_p = 1.0
     c.rollout.top_k = 0
     c.rollout.max_tokens = 8  # longest completion, its EOS included
-    c.rollout.slots = 256  # completions decoded at a time, per engine replica
-    c.rollout.prefixes = 256  # prompts kept prefilled, per engine replica
-    c.rollout.prefill_batch = 32  # prompts of one prefill, per engine replica
+    # Per engine replica; 0 in slots or prefixes is as many as are of use and fit.
+    c.rollout.slots = 256  # completions decoded at a time
+    c.rollout.prefixes = 256  # prompts kept prefilled
+    c.rollout.prefill_batch = 32  # prompts of one prefill
     c.rollout.steps_per_dispatch = 16  # decode steps between two looks of the host
 
     c.objective = ConfigDict()
@@ -107,7 +108,8 @@ def defaults() -> ConfigDict:
     c.learner.kl_coef = 0.0
     c.learner.loss_scale = 1.0  # only the norm clip and Adam's eps can tell
     c.learner.row_tokens = 64  # T, length of a packed row
-    c.learner.micro_batch_rows = 32  # b, over all devices
+    # b, over all devices; 0 is enough to keep each busy, or as many as fit.
+    c.learner.micro_batch_rows = 32
     # When shards of the weights become whole: "epoch", once per optimizer step, "layer", when a
     # layer's turn comes, or "auto": "epoch" where it fits.
     c.learner.gather = "auto"
@@ -159,9 +161,10 @@ def defaults() -> ConfigDict:
     c.wandb.mode = "online"  # or "offline": files below WORKDIR/wandb for `wandb sync`
 
     c.mesh = ConfigDict()
-    c.mesh.data = 1  # replicas of the parameters
-    c.mesh.fsdp = -1  # shards of the parameters; -1 takes the devices that are left
-    c.mesh.tensor = 1  # shards of heads, feed-forward and vocabulary
+    # All three 0: on a TPU slice the plan's choice for its torus, elsewhere 1, -1, 1.
+    c.mesh.data = 0  # replicas of the parameters
+    c.mesh.fsdp = 0  # shards of the parameters; -1 takes the devices that are left
+    c.mesh.tensor = 0  # shards of heads, feed-forward and vocabulary
     return c.lock()
 
 

@@ -25,7 +25,7 @@ topology.prepare_environment()  # before anything imports jax, as configuration 
 from absl import flags  # noqa: E402
 
 _TOPOLOGY = flags.DEFINE_string(
-    "topology", None, "the slice, CHIP:SHAPE: v5e:2x4, v5e:16x16, v6e:16x16, v5p:4x4x8, …"
+    "topology", None, "the slice, CHIP:SHAPE: v5e:1x1, v5e:2x4, v5e:16x16, v6e:16x16, v5p:4x4x8, …"
 )
 _MEAN_RESPONSE = flags.DEFINE_float(
     "mean_response", None, "mean tokens of a rollout (default: a third of rollout.max_tokens)"
@@ -53,16 +53,10 @@ def main() -> int:
         topology.parse(_TOPOLOGY.value)  # before the heavy imports
     from dars_jax.commands import compile_tpu
 
-    given = tuple(
-        a.lstrip("-").partition("=")[0].removeprefix("config.")
-        for a in sys.argv[1:]
-        if a.lstrip("-").startswith("config.")
-    )
     return compile_tpu.compile_step(
         cli.config_if_given(), _TOPOLOGY.value, mean_response=_MEAN_RESPONSE.value,
         rollouts_per_prompt=_ROLLOUTS.value, num_layers=_NUM_LAYERS.value,
         programs=tuple(_PROGRAMS.value), output=Path(_OUTPUT.value) if _OUTPUT.value else None,
-        given=given,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -14,24 +15,11 @@ from dars_jax.data import hub
 from dars_jax.learner import memory
 from dars_jax.policy import sharding, weights
 from dars_jax.policy.decoder import ARCHITECTURES, ModelConfig
-from dars_jax.setup import plan
+from dars_jax.setup import fit, plan, remedy
 from dars_jax.setup.plan import Plan
 from dars_jax.tpu import aot, cost, topology
 from dars_jax.tpu.cost import GIB, Analysis, Workload
 from dars_jax.tpu.topology import Slice
-
-_POD_CHIPS = 256  # the pod presets' micro_batch_rows are for as many
-
-# What to turn when something does not fit, by the part that is large.
-_REMEDIES = {
-    "update": "learner.gather='layer', policy.remat='full', learner.micro_batch_rows (lower), "
-    "mesh.fsdp (higher), "
-    "learner.max_micro_batches (lower)",
-    "decode": "rollout.slots, rollout.prefixes (lower), mesh.tensor, mesh.fsdp (higher)",
-    "prefill": "rollout.prefill_batch, rollout.slots, rollout.prefixes (lower), "
-    "mesh.tensor (higher)",
-    "publish": "mesh.tensor, mesh.fsdp (higher)",
-}
 
 
 def compile_step(
@@ -43,7 +31,6 @@ def compile_step(
     num_layers: int | None = None,
     programs: tuple[str, ...] = aot.NAMES,
     output: Path | None = None,
-    given: tuple[str, ...] = (),
 ) -> int:
     """Compiles, prints JSON lines and a table; returns 0, or 1 if something does not fit.
 
@@ -53,7 +40,6 @@ def compile_step(
       rollouts_per_prompt: None derives it from the schedule.
       num_layers: of a shortened model, for a quick look; None is the whole model.
       output: file of the JSON lines; None is standard output.
-      given: settings that the command line names, which are not chosen here.
     """
     with cli.one_line_errors():
         where = topology.parse(name)
@@ -70,9 +56,8 @@ def compile_step(
             raise ValueError(f"--output {output}: no such directory as {output.parent}")
         model = _model(config)
         devices = topology.devices(where)
-        config, notes = _settle(config, where, model, given)
         shortened = dataclasses.replace(model, num_layers=num_layers or model.num_layers)
-        hardware = memory.hardware(devices[0])
+        hardware = memory.hardware(devices)
         made = plan.validate(config, len(devices), shortened, hardware)
         mesh = sharding.make_mesh(*made.mesh_shape, devices)
         longest = made.rollout.sampling.max_tokens
@@ -80,7 +65,7 @@ def compile_step(
             raise ValueError(f"--mean_response {mean_response:g} is above rollout.max_tokens = "
                              f"{longest}")  # fmt: skip
     derived = rollouts_per_prompt is None
-    notes.append(made.choices)
+    notes = list(made.choices)
     rollouts = cost.expected_rollouts(made) if rollouts_per_prompt is None else rollouts_per_prompt
     work = cost.workload(made, mean_response or longest / 3, rollouts)
     if num_layers:
@@ -96,7 +81,10 @@ def compile_step(
         output.write_text("\n".join(lines) + "\n")
     else:
         print("\n".join(lines), flush=True)
-    print(_table(where, made, work, found, notes), file=sys.stdout if output else sys.stderr)
+    case = fit.Case(config, made.model, made.mesh_shape, hardware, made.update.attention)
+    remedies = {a.program: remedy.remedy(case, a.program) for a in found if not a.fits}
+    table = _table(where, made, work, found, notes, remedies)
+    print(table, file=sys.stdout if output else sys.stderr)
     return 0 if all(a.fits for a in found) else 1
 
 
@@ -109,33 +97,6 @@ def _model(config: ConfigDict) -> ModelConfig:
             f"{', '.join(ARCHITECTURES)}"
         )
     return ARCHITECTURES[config.policy.architecture]
-
-
-def _settle(
-    config: ConfigDict, where: Slice, model: ModelConfig, given: tuple[str, ...]
-) -> tuple[ConfigDict, list[str]]:
-    """The configuration with a mesh for the slice, unless it names one; what was chosen, in words.
-
-    A micro-batch has as many rows for each chip as the preset has on a whole pod: the gradient does
-    not depend on it.
-    """
-    config = config.copy_and_resolve_references().unlock()
-    mesh, notes = config.mesh, []
-    untouched = (mesh.data, mesh.fsdp, mesh.tensor) == (1, -1, 1)
-    if untouched and not any(key.startswith("mesh.") for key in given):
-        shape, why = topology.choose_mesh(
-            where, num_params=model.num_params(), d_model=model.d_model,
-            num_kv_heads=model.num_kv_heads,
-        )  # fmt: skip
-        mesh.data, mesh.fsdp, mesh.tensor = shape
-        notes.append(why)
-    if model.num_params() >= 1e9 and "learner.micro_batch_rows" not in given:
-        rows = max(config.learner.micro_batch_rows * where.num_chips // _POD_CHIPS, 1)
-        if rows != config.learner.micro_batch_rows:
-            config.learner.micro_batch_rows = rows
-            notes.append(f"learner.micro_batch_rows {rows}: as many for each chip as on "
-                         f"{_POD_CHIPS}")  # fmt: skip
-    return config.lock(), notes
 
 
 def _compile_all(
@@ -169,6 +130,7 @@ def _estimate(where: Slice, made: Plan, work: Workload, found: list[Analysis]) -
     steps = made.config.train.num_steps
     return {
         "program": "step", "topology": where.name, "num_layers": made.model.num_layers,
+        "plan": made.sizes(), "jax": version("jax"), "libtpu": version("libtpu"),
         **dataclasses.asdict(work),
         "seconds": {a.program: a.step_seconds for a in found if not a.error},
         "complete": {a.program for a in found if not a.error} == set(aot.NAMES),
@@ -186,7 +148,12 @@ def _size(n: float) -> str:
 
 
 def _table(
-    where: Slice, made: Plan, work: Workload, found: list[Analysis], notes: list[str]
+    where: Slice,
+    made: Plan,
+    work: Workload,
+    found: list[Analysis],
+    notes: list[str],
+    remedies: dict[str, str],
 ) -> str:
     """All of it for people."""
     data, fsdp, tensor = made.mesh_shape
@@ -216,7 +183,7 @@ def _table(
     ]
     lines += _collective_lines(found)
     for a in found:
-        lines += [] if a.fits else _failure_lines(a)
+        lines += [] if a.fits else _failure_lines(a, remedies[a.program])
     return "\n".join([*lines, *_step_lines(where, made, work, found)])
 
 
@@ -239,7 +206,7 @@ def _collective_lines(found: list[Analysis]) -> list[str]:
     return [*lines, "  (those below 0.1 % of their program's bytes are in the JSON lines only)", ""]
 
 
-def _failure_lines(a: Analysis) -> list[str]:
+def _failure_lines(a: Analysis, remedy: str) -> list[str]:
     if a.error and not a.out_of_memory:
         return [f"{a.program} did NOT COMPILE: {' '.join(a.error.split())[:600]}", ""]
     over = f"{a.peak / GIB:.2f} GiB" if a.peak else "more than the compiler can place"
@@ -251,7 +218,7 @@ def _failure_lines(a: Analysis) -> list[str]:
             lines.append(f"  {size / GIB:8.2f} GiB  {part}")
     for size, origin in a.largest:
         lines.append(f"  {size / GIB:8.2f} GiB  {_middle_out(origin)}")
-    return [*lines, f"  would help: {_REMEDIES[a.program]}", ""]
+    return [*lines, f"  {remedy}", ""]
 
 
 def _middle_out(text: str) -> str:

@@ -125,7 +125,7 @@ def _make_engine(
     if temperature is not None:
         sampling = dataclasses.replace(sampling, temperature=temperature)
     decode_config = DecodeConfig(
-        slots=c.rollout.slots, prefixes=1, requests=1, prompt_tokens=c.data.max_prompt_tokens,
+        slots=plan.slots, prefixes=1, requests=1, prompt_tokens=c.data.max_prompt_tokens,
         response_tokens=c.rollout.max_tokens, eos_ids=tuple(tokenizer.eos_ids),
         filters=filters or sampling.top_k > 0 or sampling.top_p < 1,
         dtype=jnp.dtype(c.policy.dtype),

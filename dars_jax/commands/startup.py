@@ -107,4 +107,6 @@ def prepare(config: ConfigDict) -> tuple[build.Parts, metrics.Console]:
             f"x tensor {tensor}; policy of "
             f"{plan.model.num_params():,} parameters{learn}"
         )
+        for choice in plan.choices if device.platform != "cpu" else ():
+            console.log(choice)
         return build.make_parts(plan, console.log), console

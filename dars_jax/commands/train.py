@@ -32,8 +32,9 @@ def train(config: ConfigDict, workdir: Path, processes: distributed.Address | No
             if distributed.is_first():
                 stack.enter_context(cli.alone(workdir, "trainer"))
             config = startup.pinned(config, workdir)
-            if config.wandb.project:
-                build.make_plan(config)  # a mistake in it should not begin a run at W&B
+            plan = build.make_plan(config)  # a mistake in it should not begin a run at W&B
+            if plan.misfit:
+                raise ValueError(plan.misfit)
             log = metrics.Console(0).log
             tracker = stack.enter_context(tracking(config, workdir, log))
         return _train(config, workdir, tracker, watchdog)

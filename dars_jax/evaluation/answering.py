@@ -103,7 +103,7 @@ def answer(
     if not distributed.of_first(output.exists()):
         writes, done = distributed.is_first(), 0
         partial = output.with_suffix(".partial") if writes else Path(os.devnull)
-        per_replica = min(plan.requests, WAVES * plan.config.rollout.slots) // n
+        per_replica = min(plan.requests, WAVES * plan.slots) // n
         chunk = max(per_replica, 1) * plan.num_replicas
         if writes:
             with writing(output):

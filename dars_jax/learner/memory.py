@@ -4,7 +4,9 @@ Letters: N parameters, D model width, F feed-forward width, V vocabulary, T toke
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from dars_jax.learner.update import MOMENTS
@@ -22,7 +24,8 @@ _MEMORY = {
     "TPU v6 lite": 31.25,
     "TPU v6e": 31.25,
 }
-_SHARE = 0.85  # of it that is planned with; the rest is for what arithmetic does not see
+SHARE = 0.85  # of it that is planned with; the rest is for what arithmetic does not see
+_SCORES = 5  # bytes of a score, forward and backward, averaged over the square
 
 
 def _attention_width(c: ModelConfig) -> int:
@@ -51,18 +54,29 @@ _WIDTHS = {
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-    """What a plan must know of a device."""
+    """What a plan must know of the devices."""
 
     platform: str = "cpu"
-    memory: float = math.inf  # bytes
+    memory: float = math.inf  # bytes of each
+    torus: tuple[int, ...] = ()  # of a TPU slice: chips along each axis
 
 
-def hardware(device: Any) -> Hardware:
-    """Of a jax.Device, or of one that can only be compiled for."""
-    if device.platform != "tpu":
-        return Hardware(device.platform)
-    known = [size for kind, size in _MEMORY.items() if device.device_kind.startswith(kind)]
-    return Hardware("tpu", known[0] * GIB if known else math.inf)
+def hardware(devices: Sequence[Any]) -> Hardware:
+    """Of all jax.Devices of a run, or of a slice that can only be compiled for."""
+    first = devices[0]
+    if first.platform == "gpu":
+        stats = first.memory_stats() or {}
+        return Hardware("gpu", stats.get("bytes_limit", math.inf))
+    if first.platform != "tpu":
+        return Hardware(first.platform)
+    known = [size for kind, size in _MEMORY.items() if first.device_kind.startswith(kind)]
+    return Hardware("tpu", known[0] * GIB if known else math.inf, _torus(devices))
+
+
+def _torus(devices: Sequence[Any]) -> tuple[int, ...]:
+    axes = [max(x) - min(x) + 1 for x in zip(*(d.coords for d in devices), strict=True)]
+    # a part of a slice, or two devices a chip: no rings to speak of
+    return tuple(axes) if math.prod(axes) == len(devices) else (1,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +90,8 @@ class Work:
     micro_batches: int
     chunk: int  # tokens of each row whose logits exist at a time
     itemsize: int  # bytes of a number of the computation
+    scores: bool = False  # whether attention writes its scores to memory
+    reference: bool = False  # whether the initial weights are kept, for a KL term
     moments: str = "float32"  # a key of MOMENTS
     adapters: int | None = None  # parameters of adapters, if nothing else learns
 
@@ -88,6 +104,18 @@ def state_bytes(moments: str) -> int:
     return 4 + MOMENTS[moments]
 
 
+def kept_bytes(work: Work) -> float:
+    """What a device keeps at all times: weights, moments, the initial weights of a KL term."""
+    _, fsdp, tensor = work.mesh
+    everything = sum(_sizes(work.model))
+    if work.adapters is None:
+        kept = (state_bytes(work.moments) + 4 * work.reference) * everything
+    else:  # without them it is the initial policy
+        kept = state_bytes(work.moments) * work.adapters + work.itemsize * everything
+    return kept / (fsdp * tensor)
+
+
+@functools.cache
 def _sizes(model: ModelConfig) -> tuple[int, int, int]:
     """Parameters of (all layers, head, embedding that is looked up only)."""
     params = abstract_params(model)
@@ -104,24 +132,23 @@ def update_bytes(work: Work, gather: str, remat: str) -> float:
     shards = fsdp * tensor
     weight = work.itemsize + 4  # a weight and its float32 accumulator
     tokens = work.rows * work.row_tokens
-    state = state_bytes(work.moments) * c.num_params() / shards
     weights = weight * (head + (layers + embedding) / split)
     if work.adapters is not None:  # the rest is frozen: no moments, no accumulators, no master
-        learns = state_bytes(work.moments) * work.adapters
-        state = (learns + work.itemsize * c.num_params()) / shards
         copies = head * (shards > 1) + (layers + embedding) / split * (shards > split)
         weights = weight * work.adapters / split + work.itemsize * copies
     width = _WIDTHS.get(remat, _WIDTHS["none"])(c)
     saved = tokens * c.num_layers * (c.d_model + width) * work.itemsize
     one_layer = layers / c.num_layers * 2 * work.itemsize * (split > 1)
     passing = tokens * (4 * c.d_ff + 8 * c.d_model) * work.itemsize
+    if work.scores:  # of one layer; half of the square is masked and left out
+        passing += tokens * work.row_tokens * c.num_heads * _SCORES
     logits = work.rows * work.chunk * c.vocab_size * (4 + work.itemsize)
-    resident = tokens * work.micro_batches * 4 * 10
-    return state + weights + saved + one_layer + max(passing, logits) + resident
+    batch = tokens * work.micro_batches * 4 * 10
+    return kept_bytes(work) + weights + saved + one_layer + max(passing, logits) + batch
 
 
-def choose(work: Work, memory: float, gather: str, remat: str) -> tuple[str, str, str]:
-    """Settles "auto" -> (gather, remat, why in words).
+def choose(work: Work, memory: float, gather: str, remat: str) -> tuple[str, str]:
+    """Settles "auto" -> (gather, remat); those that take least if nothing fits.
 
     Whole weights for an epoch come first, since they leave nothing to communicate between
     micro-batches; then as many kept activations as fit.
@@ -129,12 +156,8 @@ def choose(work: Work, memory: float, gather: str, remat: str) -> tuple[str, str
     gathers = ("epoch", "layer") if gather == "auto" else (gather,)
     remats = ("mlp", "up", "attention", "full") if remat == "auto" else (remat,)
     if not math.isfinite(memory):
-        remat = "none" if remat == "auto" else remat
-        return gathers[0], remat, f"gather {gathers[0]}, remat {remat}: memory is not limited"
+        return gathers[0], "none" if remat == "auto" else remat
     for gather, remat in ((g, r) for g in gathers for r in remats):
-        needed = update_bytes(work, gather, remat)
-        if needed <= _SHARE * memory:
+        if update_bytes(work, gather, remat) <= SHARE * memory:
             break
-    verdict = "fits" if needed <= _SHARE * memory else "may not fit"
-    sizes = f"{needed / GIB:.1f} GiB {verdict} {_SHARE:.0%} of {memory / GIB:.1f} GiB"
-    return gather, remat, f"gather {gather}, remat {remat}: estimated {sizes}"
+    return gather, remat

@@ -56,6 +56,7 @@ class ModelConfig:
     # Longest sequence the model was made for, in tokens; None if nobody says.  Computes nothing.
     max_positions: int | None = dataclasses.field(default=None, compare=False)
 
+    @functools.cache  # noqa: B019 - a handful of models
     def num_params(self) -> int:
         """Parameters, embedding and head included."""
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(abstract_params(self)))
@@ -86,6 +87,13 @@ ARCHITECTURES = {
     "llama-3.2-1b": ModelConfig(
         128_256, 16, 2048, 32, 8, 64, 8192, rope_theta=500_000.0,
         rope_scaling=RopeScaling(32.0, 1.0, 4.0, 8192), norm_eps=1e-5, tied_head=True,
+    ),
+    "qwen2.5-0.5b": ModelConfig(
+        151_936, 24, 896, 14, 2, 64, 4864, rope_theta=1e6, family="qwen2", qkv_bias=True,
+        tied_head=True,
+    ),
+    "qwen3-8b": ModelConfig(
+        151_936, 36, 4096, 32, 8, 128, 12_288, rope_theta=1e6, family="qwen3", qk_norm="head",
     ),
     "qwen3-0.6b": ModelConfig(
         151_936, 28, 1024, 16, 8, 128, 3072, rope_theta=1e6, tied_head=True, family="qwen3",

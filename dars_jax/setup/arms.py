@@ -53,6 +53,17 @@ def dars_b(argument: str = "") -> ConfigDict:
     return _topped_up(presets.start(argument, broad=True, schedule="hw"))
 
 
+def dars_b_small(argument: str = "qwen3-0.6b") -> ConfigDict:
+    """DARS-B with a batch for one chip or a small slice; slots and rows are what fits there.
+
+    Args:
+      argument: a policy of `presets.SMALL`, and a schedule if it is not "hw".
+    """
+    config = presets.start(argument, broad=True, schedule="hw")
+    presets.make_small(config)
+    return _topped_up(config)
+
+
 def dars_b_half(argument: str = "") -> ConfigDict:
     """DARS-B that buys half of HW's pull by rollouts, half by weights on their advantages.
 
@@ -81,7 +92,8 @@ def word_problems() -> ConfigDict:
     return config.lock()
 
 
-_ALL = (grpo, depth_naive, breadth_naive, dars_et, dars_hw, dars_b, dars_b_half, word_problems)
+_ALL = (grpo, depth_naive, breadth_naive, dars_et, dars_hw, dars_b, dars_b_half, dars_b_small,
+        word_problems)  # fmt: skip
 ARMS: dict[str, Callable[..., ConfigDict]] = {arm.__name__: arm for arm in _ALL}
 
 

@@ -55,7 +55,16 @@ def make_plan(config: ConfigDict) -> Plan:
     """Checks the configuration, with the sizes that policy.path states if it is given."""
     path = config.policy.path
     model = weights.read_config(hub.model_directory(path, hub.CONFIG_FILES)) if path else None
-    return plan.validate(config, jax.device_count(), model, memory.hardware(jax.devices()[0]))
+    return plan.validate(config, jax.device_count(), model, _hardware())
+
+
+def _hardware() -> memory.Hardware:
+    """Of the devices here; the same in all processes, whose GPUs may have a little more or less."""
+    if jax.default_backend() != "gpu":
+        return memory.hardware(jax.devices())
+    mine = memory.hardware(jax.local_devices())
+    every = distributed.gather(np.array(mine.memory, np.float32))
+    return dataclasses.replace(mine, memory=float(every.min()))
 
 
 def make_parts(plan: Plan, log: Log) -> Parts:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Collection
+from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
@@ -12,17 +13,18 @@ from dars_jax.config import ConfigDict
 from dars_jax.engine import kv_cache
 from dars_jax.engine.session import SamplingConfig
 from dars_jax.engine.state import DecodeConfig
-from dars_jax.learner import memory
 from dars_jax.learner.gradient import GATHER_MODES
 from dars_jax.learner.loss import LossConfig
 from dars_jax.learner.memory import Hardware
-from dars_jax.learner.packing import BatchShape, capacity
+from dars_jax.learner.packing import BatchShape
 from dars_jax.learner.update import ATTENTION, MOMENTS, OptimizerConfig, UpdateConfig
 from dars_jax.policy import lora
 from dars_jax.policy.attention import splash_fits
 from dars_jax.policy.decoder import ARCHITECTURES, REMAT_POLICIES, ModelConfig
 from dars_jax.rollout.scheduler import RolloutConfig
+from dars_jax.setup import fit, remedy
 from dars_jax.setup.base_policy import WarmupConfig
+from dars_jax.setup.mesh import mesh_shape
 
 # Mean nats per token between sampler and trainer that a run is stopped at: in float32 on a CPU, and
 # elsewhere about five times what rounding was seen to make of the embedded and of a deep policy:
@@ -40,12 +42,29 @@ class Plan:
     num_replicas: int  # decode engines
     rollout: RolloutConfig
     evaluation: RolloutConfig
+    slots: int  # per replica
+    prefixes: int  # per replica
     requests: int  # per replica, capacity of a work list
     optimizer: OptimizerConfig
     update: UpdateConfig
     batch: BatchShape
-    choices: str  # what "auto" became, and why
+    choices: tuple[str, ...]  # what was left to the plan, and what came of it
+    misfit: str  # what is larger than a device, and the settings that would do; "" if nothing is
     platform: str  # "cpu", "gpu" or "tpu"
+
+    def sizes(self) -> dict[str, Any]:
+        """What shapes the programs of a step; JSON."""
+        c, batch, update = self.config, self.batch, self.update
+        return {
+            "policy": c.policy.architecture, "num_params": self.model.num_params(),
+            "mesh": list(self.mesh_shape), "num_prompts": c.rollout.num_prompts,
+            "prompt_tokens": c.data.max_prompt_tokens, "response_tokens": c.rollout.max_tokens,
+            "slots": self.slots, "prefixes": self.prefixes, "requests": self.requests,
+            "prefill_batch": c.rollout.prefill_batch, "rows": batch.rows,
+            "micro_batches": batch.micro_batches, "row_tokens": batch.row_tokens,
+            "chunk": update.chunk, "gather": update.gather, "remat": update.remat,
+            "attention": update.attention,
+        }  # fmt: skip
 
 
 def _check(condition: bool, message: str) -> None:
@@ -55,42 +74,6 @@ def _check(condition: bool, message: str) -> None:
 
 def _one_of(key: str, value: str, known: Collection[str]) -> None:
     _check(value in known, f"{key} is {value!r}: expected one of {', '.join(map(str, known))}")
-
-
-def _mesh_shape(c: ConfigDict, num_devices: int) -> tuple[int, int, int]:
-    shape = [c.mesh.data, c.mesh.fsdp, c.mesh.tensor]
-    _check(shape.count(-1) <= 1, "only one of mesh.data, mesh.fsdp, mesh.tensor can be -1")
-    _check(all(n == -1 or n > 0 for n in shape), f"mesh axes must be positive or -1, got {shape}")
-    known = 1
-    for n in shape:
-        known *= n if n > 0 else 1
-    if -1 in shape:
-        _check(
-            num_devices % known == 0,
-            f"{num_devices} devices do not divide by the {known} of the fixed mesh axes",
-        )
-        shape[shape.index(-1)] = num_devices // known
-    else:
-        _check(
-            known == num_devices,
-            f"mesh.data x mesh.fsdp x mesh.tensor is {known}, but there are {num_devices} devices",
-        )
-    return tuple(shape)
-
-
-def _check_model(model: ModelConfig, mesh: tuple[int, int, int]) -> None:
-    _, fsdp, tensor = mesh
-    for axis, size, what in (
-        (tensor, model.num_heads, "query heads"),
-        (tensor, model.num_kv_heads, "key/value heads"),
-        (tensor, model.d_ff, "feed-forward features"),
-        (tensor, model.vocab_size, "vocabulary entries"),
-    ):
-        _check(size % axis == 0, f"{size} {what} do not divide by mesh.tensor = {axis}")
-    _check(
-        model.d_model % fsdp == 0,
-        f"width {model.d_model} does not divide by mesh.fsdp = {fsdp}: use mesh.data for the rest",
-    )
 
 
 def _check_rollout(c: ConfigDict) -> None:
@@ -107,9 +90,11 @@ def _check_rollout(c: ConfigDict) -> None:
         r.budget == 0 or (r.schedule != "none" and r.num_stages > 1),
         f"rollout.budget = {r.budget} needs a rollout.schedule and rollout.num_stages above 1",
     )
-    for key in ("num_prompts", "n_pre", "n_max", "num_stages", "max_tokens", "slots", "prefixes",
-                "prefill_batch", "steps_per_dispatch"):  # fmt: skip
+    for key in ("num_prompts", "n_pre", "n_max", "num_stages", "max_tokens", "prefill_batch",
+                "steps_per_dispatch"):  # fmt: skip
         _check(r[key] >= 1, f"rollout.{key} must be at least 1, got {r[key]}")
+    for key in ("slots", "prefixes"):
+        _check(r[key] >= 0, f"rollout.{key} must be at least 1, or 0 for what fits, got {r[key]}")
     _check(
         r.n_max >= r.n_pre,
         f"rollout.n_max = {r.n_max} is below rollout.n_pre = {r.n_pre}: the cap counts them too",
@@ -172,7 +157,7 @@ def _check_update(c: ConfigDict, num_devices: int) -> None:
     u, longest = c.learner, c.data.max_prompt_tokens + c.rollout.max_tokens
     _one_of("learner.gather", u.gather, ("auto", *GATHER_MODES))
     _one_of("learner.aggregation", u.aggregation, objective.AGGREGATIONS)
-    for key in ("num_epochs", "num_minibatches", "row_tokens", "micro_batch_rows"):
+    for key in ("num_epochs", "num_minibatches", "row_tokens"):
         _check(u[key] >= 1, f"learner.{key} must be at least 1, got {u[key]}")
     _check(
         u.num_minibatches <= c.rollout.num_prompts,
@@ -190,7 +175,7 @@ def _check_update(c: ConfigDict, num_devices: int) -> None:
     )
     for key in ("clip_low", "clip_high", "loss_scale"):
         _check(u[key] > 0, f"learner.{key} must be above 0, got {u[key]}")
-    for key in ("entropy_coef", "kl_coef", "max_micro_batches", "gap_limit"):
+    for key in ("entropy_coef", "kl_coef", "micro_batch_rows", "max_micro_batches", "gap_limit"):
         _check(u[key] >= 0, f"learner.{key} must be 0 or more, got {u[key]}")
 
 
@@ -273,8 +258,7 @@ def validate(
     _one_of("policy.remat", c.policy.remat, ("auto", *REMAT_POLICIES))
     _check_rest(c)
     _check_optimizer(c)
-    mesh = _mesh_shape(c, num_devices)
-    _check_model(model, mesh)
+    mesh, why = mesh_shape(c, num_devices, model, hardware)
     _check_rollout(c)
     replicas = mesh[0] * mesh[1]
     _check_objective(c)
@@ -295,20 +279,8 @@ def validate(
             sampling, temperature=c.eval.temperature, top_p=c.eval.top_p,
             top_k=c.eval.top_k),
     )  # fmt: skip
-    prompts_per_replica = -(-c.rollout.num_prompts // replicas)
-    rows = capacity(c.rollout.num_prompts, c.rollout.n_max, c.data.max_prompt_tokens,
-                    c.rollout.max_tokens, c.learner.row_tokens,
-                    c.learner.num_minibatches)  # fmt: skip
-    most = -(-rows // c.learner.micro_batch_rows) + c.learner.num_minibatches - 1
-    row_tokens, micro_batches = c.learner.row_tokens, c.learner.max_micro_batches or most
-    device_rows = c.learner.micro_batch_rows // num_devices
-    chunk = _loss_chunk(row_tokens, device_rows, model.vocab_size)
-    dtype = jnp.dtype(c.policy.dtype)
-    adapters = lora.from_settings(model, **c.lora)
-    work = memory.Work(model, mesh, device_rows, row_tokens, micro_batches, chunk, dtype.itemsize,
-                       c.optimizer.moments,
-                       lora.count(model, adapters) if adapters else None)  # fmt: skip
-    gather, remat, choices = memory.choose(work, hardware.memory, c.learner.gather, c.policy.remat)
+    case = fit.Case(c, model, mesh, hardware, attention)
+    sizes = fit.fit(case)
     return Plan(
         config=ml_collections.FrozenConfigDict(c),
         model=model,
@@ -316,26 +288,29 @@ def validate(
         num_replicas=replicas,
         rollout=rollout,
         evaluation=evaluation,
-        requests=max(prompts_per_replica * c.rollout.n_max, 16 * c.eval.num_samples),
+        slots=sizes.slots,
+        prefixes=sizes.prefixes,
+        requests=fit.requests(c, replicas),
         optimizer=OptimizerConfig(**c.optimizer),
         update=UpdateConfig(
             loss=_loss(c),
             num_epochs=c.learner.num_epochs,
             num_minibatches=c.learner.num_minibatches,
             loss_scale=c.learner.loss_scale,
-            chunk=chunk,
-            dtype=dtype,
-            remat=remat,
-            gather=gather,
+            chunk=sizes.chunk,
+            dtype=jnp.dtype(c.policy.dtype),
+            remat=sizes.remat,
+            gather=sizes.gather,
             attention=attention,
             entropy_target=c.objective.entropy_target,
             entropy_step=c.objective.entropy_step,
             gap_limit=c.learner.gap_limit or _gap_limit(c, hardware.platform),
-            lora=adapters,
+            lora=lora.from_settings(model, **c.lora),
         ),
-        batch=BatchShape(c.learner.micro_batch_rows, micro_batches, row_tokens,
+        batch=BatchShape(sizes.rows, sizes.micro_batches, c.learner.row_tokens,
                          share_prompt=attention != "splash"),
-        choices=choices,
+        choices=(why, sizes.words) if why else (sizes.words,),
+        misfit=remedy.misfit(case, sizes),
         platform=hardware.platform,
     )  # fmt: skip
 
@@ -345,8 +320,8 @@ def decode_config(plan: Plan, eos_ids: tuple[int, ...]) -> DecodeConfig:
     c = plan.config
     dtype = jnp.dtype(c.policy.dtype)
     return DecodeConfig(
-        slots=c.rollout.slots,
-        prefixes=c.rollout.prefixes,
+        slots=plan.slots,
+        prefixes=plan.prefixes,
         requests=plan.requests,
         prompt_tokens=c.data.max_prompt_tokens,
         response_tokens=c.rollout.max_tokens,
@@ -378,14 +353,3 @@ def _gap_limit(c: ConfigDict, platform: str) -> float:
         return GAP_LIMIT_EXACT
     embedded = not c.policy.path and c.policy.architecture == "countdown"
     return GAP_LIMIT_EMBEDDED if embedded else GAP_LIMIT_ROUNDED
-
-
-def _loss_chunk(row_tokens: int, rows_per_device: int, vocab_size: int) -> int:
-    """Tokens of a row whose float32 logits are alive at a time: at most 2**28 numbers a device.
-
-    Each chunk adds to the head's whole gradient in memory, so larger ones cost less.
-    """
-    chunk = row_tokens
-    while chunk % 2 == 0 and rows_per_device * chunk * vocab_size > 2**28:
-        chunk //= 2
-    return chunk

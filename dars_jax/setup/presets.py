@@ -36,7 +36,7 @@ def _pod(c: ConfigDict, architecture: str, broad: bool) -> None:
     c.rollout.num_prompts = 3072 if broad else 128
     c.rollout.slots, c.rollout.prefixes, c.rollout.prefill_batch = 192, 64, 4
     c.rollout.steps_per_dispatch = 128
-    c.learner.row_tokens, c.learner.micro_batch_rows = 4096, 256
+    c.learner.row_tokens, c.learner.micro_batch_rows = 4096, 0
     c.learner.entropy_coef = 0.001  # on in the authors' runs, though the paper does not say so
     c.optimizer.warmup_steps, c.optimizer.beta2 = 0, 0.999
     c.checkpoint.every, c.eval.every = 1, 20
@@ -45,9 +45,11 @@ def _pod(c: ConfigDict, architecture: str, broad: bool) -> None:
 _QWEN_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 
 
-def _qwen(size: str) -> Callable[[ConfigDict, bool], None]:
+def _qwen(architecture: str) -> Callable[[ConfigDict, bool], None]:
+    """The paper's settings for its Qwen2.5-Math policies, and for others of their kind."""
+
     def apply(c: ConfigDict, broad: bool) -> None:
-        _pod(c, f"qwen2.5-math-{size}", broad)
+        _pod(c, architecture, broad)
         c.data.chat, c.data.system_prompt = True, _QWEN_SYSTEM
         c.optimizer.learning_rate = 5e-6 if broad else 1e-6
         c.train.num_steps = 86 if broad else 505
@@ -65,10 +67,44 @@ def _llama(c: ConfigDict, broad: bool) -> None:
 PRESETS: dict[str, Callable[[ConfigDict, bool], None]] = {
     "countdown": _countdown,
     "countdown-3072": _countdown_3072,
-    "qwen2.5-math-1.5b": _qwen("1.5b"),
-    "qwen2.5-math-7b": _qwen("7b"),
+    "qwen2.5-math-1.5b": _qwen("qwen2.5-math-1.5b"),
+    "qwen2.5-math-7b": _qwen("qwen2.5-math-7b"),
     "llama-3.1-8b": _llama,
+    "qwen2.5-0.5b": _qwen("qwen2.5-0.5b"),
+    "qwen3-0.6b": _qwen("qwen3-0.6b"),
+    "qwen3-8b": _qwen("qwen3-8b"),
 }
+
+# A batch with which a step takes minutes on the machines of docs/machines.md.
+# Policy: (prompts of a step, tokens of a prompt, tokens of an answer).
+SMALL = {
+    "qwen2.5-0.5b": (64, 512, 1536),
+    "qwen3-0.6b": (64, 512, 1536),
+    "qwen2.5-math-1.5b": (512, 1024, 3072),
+    "qwen2.5-math-7b": (768, 1024, 3072),
+    "qwen3-8b": (768, 1024, 3072),
+}
+
+
+def make_small(c: ConfigDict) -> None:
+    """The settings of a broad arm for a machine smaller than the paper's.
+
+    The paper's learning rates, 5e-6 for 3072 prompts and 1e-6 for 128, grow with the root of the
+    number of prompts; so does this one.
+
+    Raises:
+      ValueError: a policy without such sizes.
+    """
+    name = c.policy.architecture
+    if name not in SMALL:
+        raise ValueError(f"no small batch for {name!r}: expected one of {', '.join(SMALL)}")
+    c.rollout.num_prompts, c.data.max_prompt_tokens, c.rollout.max_tokens = SMALL[name]
+    c.rollout.slots = c.rollout.prefixes = 0
+    c.learner.row_tokens = c.data.max_prompt_tokens + c.rollout.max_tokens
+    c.optimizer.learning_rate = 1e-6 * (c.rollout.num_prompts / 128) ** 0.5
+    c.train.num_steps = 200
+    c.checkpoint.every, c.checkpoint.keep = 10, 1
+    c.eval.num_samples = 8
 
 
 def start(argument: str, *, broad: bool, schedule: str = "none") -> ConfigDict:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dars_jax import allocator
+from dars_jax.policy.attention import page_width
 from dars_jax.rollout import simulation
 from dars_jax.setup.plan import Plan
 from dars_jax.tpu import aot, hlo, hlo_traffic
@@ -104,10 +105,10 @@ def workload(plan: Plan, mean_response: float, rollouts_per_prompt: float) -> Wo
     rollouts = c.rollout.num_prompts * rollouts_per_prompt
     row_tokens = plan.batch.rows * plan.batch.row_tokens * PACKING
     most = plan.batch.micro_batches
-    slots = plan.num_replicas * c.rollout.slots
+    slots = plan.num_replicas * plan.slots
     outcome = simulation.simulate(
-        num_prompts=c.rollout.num_prompts, slots=c.rollout.slots, replicas=plan.num_replicas,
-        config=plan.rollout, prefixes=c.rollout.prefixes, prefill_batch=c.rollout.prefill_batch,
+        num_prompts=c.rollout.num_prompts, slots=plan.slots, replicas=plan.num_replicas,
+        config=plan.rollout, prefixes=plan.prefixes, prefill_batch=c.rollout.prefill_batch,
         mean_tokens=mean_response,
     )  # fmt: skip
     return Workload(
@@ -125,7 +126,7 @@ def trips(plan: Plan, work: Workload, program: str, loop: hlo.Loop) -> float:
         parts = plan.update.num_minibatches
         return work.micro_batches / (parts if loop.depth > 1 else 1)
     if program == "decode":
-        refills = plan.config.rollout.slots / work.mean_response  # slots that end in a step
+        refills = plan.slots / work.mean_response  # slots that end in a step
         return plan.config.rollout.steps_per_dispatch if loop.depth == 1 else refills
     return 1.0
 
@@ -167,7 +168,7 @@ def _ideal(plan: Plan, program: str) -> float:
         tokens = plan.batch.rows * plan.batch.row_tokens * plan.update.num_epochs
         return 6.0 * multiplied * tokens  # of one micro-batch, in every epoch
     if program == "decode":
-        return 2.0 * multiplied * plan.num_replicas * c.slots * c.steps_per_dispatch
+        return 2.0 * multiplied * plan.num_replicas * plan.slots * c.steps_per_dispatch
     if program == "prefill":
         tokens = plan.num_replicas * c.prefill_batch * plan.config.data.max_prompt_tokens
         return 2.0 * (multiplied - head) * tokens  # logits are made when requests come
@@ -178,8 +179,9 @@ def _kernel_seconds(plan: Plan, where: Slice, program: str, work: Workload) -> f
     m, chip = plan.model, where.chip
     context = work.mean_response / 2 + plan.config.data.max_prompt_tokens / 4
     if program == "decode":
-        per_token = 2 * m.num_layers * m.num_kv_heads * m.head_dim * plan.update.dtype.itemsize
-        read = plan.config.rollout.slots * context * per_token / plan.mesh_shape[2]
+        width = page_width(m.head_dim)
+        per_token = 2 * m.num_layers * m.num_kv_heads * width * plan.update.dtype.itemsize
+        read = plan.slots * context * per_token / plan.mesh_shape[2]
         steps = plan.config.rollout.steps_per_dispatch
         return steps * read / (chip.hbm_bytes_per_s * KERNEL_BANDWIDTH)
     products = {"none": 3.5, "attention": 3.5}.get(plan.update.remat, 4.5)  # of forward's two

@@ -1,4 +1,4 @@
-"""TPU slices by name, without one: chips, devices of the compiler, and a mesh that suits them.
+"""TPU slices by name, without one: chips, and devices of the compiler.
 
 libtpu's compiler runs on any x86 Linux machine and knows every slice.  jax is imported inside the
 functions, since `prepare_environment` must come before it.
@@ -39,7 +39,7 @@ CHIPS = {
     "v5p": Chip(95.74, 1.75e9, 459e12, 2765e9, 180e9),
     "v6e": Chip(31.25, 1.75e9, 918e12, 1640e9, 180e9),
 }
-_EXAMPLES = "v5e:2x4, v5e:16x16, v6e:16x16, v5p:2x2x2, v5p:4x4x8"
+_EXAMPLES = "v5e:1x1, v5e:2x4, v5e:16x16, v6e:16x16, v5p:2x2x2, v5p:4x4x8"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +88,11 @@ def devices(where: Slice) -> list[Any]:
     """
     from jax.experimental import topologies
 
-    # A chip of v4 is one device only when asked for.
-    options = {"chip_config_name": "megacore"} if where.name.startswith("v4:") else {}
+    options: dict[str, Any] = {}
+    if where.name.startswith("v4:"):  # a chip is one device only when asked for
+        options["chip_config_name"] = "megacore"
+    if where.num_chips == 1:  # hosts have four chips unless it says otherwise
+        options["chips_per_host_bounds"] = [1, 1, 1]
     try:
         found = topologies.get_topology_desc(
             platform="tpu", topology_name=where.name, **options
@@ -103,30 +106,3 @@ def devices(where: Slice) -> list[Any]:
             f"take one like {_EXAMPLES}"
         ) from None
     return list(found)
-
-
-def choose_mesh(
-    where: Slice, *, num_params: int, d_model: int, num_kv_heads: int
-) -> tuple[tuple[int, int, int], str]:
-    """A mesh (data, fsdp, tensor) for a policy, and the reason for it in words.
-
-    `tensor` chips hold one decode replica, no more than there are key/value heads to split.  `fsdp`
-    runs along one whole torus axis, so that gathers and scatters stay on one ring; what is left
-    is `data`.
-    """
-    tensor = 1
-    if num_params >= 1e9:
-        most = 8 if where.chip.hbm_gib < 24 else 4  # small chips need more of them for a cache
-        sizes = [1 << i for i in range(4) if 1 << i <= most]
-        tensor = max(t for t in sizes if num_kv_heads % t == 0 and where.num_chips % t == 0)
-    rest = where.num_chips // tensor
-    if num_params < 1e8:
-        return (rest, 1, tensor), f"mesh.data {rest}: the policy is too small to be split"
-    fits = [a for a in where.shape if rest % a == 0 and d_model % a == 0]
-    fsdp = max(fits, default=1)
-    why = (
-        f"mesh.tensor {tensor}: chips of a decode replica, at most the {num_kv_heads} key/value "
-        f"heads; mesh.fsdp {fsdp}: one whole axis of the {'x'.join(map(str, where.shape))} torus; "
-        f"mesh.data {rest // fsdp}: the rest"
-    )
-    return (rest // fsdp, fsdp, tensor), why

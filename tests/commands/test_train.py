@@ -10,6 +10,8 @@ from safetensors.numpy import load_file, save_file
 from small_runs import make_config
 
 from dars_jax.commands import cli, plot, train
+from dars_jax.learner import memory
+from dars_jax.setup import arms
 from dars_jax.study import runs
 
 
@@ -72,3 +74,15 @@ def test_a_policy_that_computes_no_numbers_ends_the_run_with_a_code_of_its_own(
         train.train(config, tmp_path)
     *_, last = capsys.readouterr().err.splitlines()
     assert caught.value.code == code and last.startswith("error: ") and told in last
+
+
+def test_a_step_that_no_device_here_can_hold_ends_the_command_before_anything_is_read(
+    monkeypatch, tmp_path, capsys
+):
+    gpu = memory.Hardware("gpu", 4 * memory.GIB)
+    monkeypatch.setattr(memory, "hardware", lambda devices: gpu)
+    with pytest.raises(SystemExit) as caught:
+        train.train(arms.dars_b_small(), tmp_path)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2 and said.startswith("error: too large for a device's 4.0 GiB")
+    assert "weights and moments alone take 6.7 GiB" in said and "must be 2 or more" in said
