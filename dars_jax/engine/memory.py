@@ -1,7 +1,4 @@
-"""How much memory an engine takes on a device, by arithmetic, for sizes not settled yet.
-
-Letters: P prompt tokens, C completion tokens, V vocabulary.
-"""
+"""How much memory an engine takes on a device, by arithmetic, for sizes not settled yet."""
 
 from dars_jax.engine.state import DecodeConfig
 from dars_jax.policy.attention import page_width

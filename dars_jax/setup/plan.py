@@ -245,7 +245,7 @@ def validate(
 
     Args:
       model: sizes read from policy.path; None takes policy.architecture.
-      hardware: of one device, by which "auto" settings are settled.
+      hardware: by which settings that are 0 or "auto" are settled.
 
     Raises:
       ValueError: one line with the key, what it is, and what would do.
