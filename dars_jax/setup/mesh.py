@@ -53,8 +53,8 @@ def choose(model: ModelConfig, num_devices: int, hardware: Hardware) -> tuple[Sh
     tensor = 1
     if model.num_params() >= 1e9:
         most = 8 if hardware.memory < 24 * GIB else 4  # small chips need more of them for a cache
-        sizes = [1 << i for i in range(4) if 1 << i <= most]
-        tensor = max(t for t in sizes if model.num_kv_heads % t == 0 and num_devices % t == 0)
+        split = (num_devices, *(size for size, _ in _split_over_tensor(model)))
+        tensor = max(t for t in (1, 2, 4, 8) if t <= most and not any(n % t for n in split))
     rest = num_devices // tensor
     if model.num_params() < 1e8:
         return (rest, 1, tensor), f"mesh.data {rest}: the policy is too small to be split"
@@ -68,13 +68,17 @@ def choose(model: ModelConfig, num_devices: int, hardware: Hardware) -> tuple[Sh
     return (rest // fsdp, fsdp, tensor), why
 
 
-def _check(model: ModelConfig, fsdp: int, tensor: int) -> None:
-    for size, what in (
+def _split_over_tensor(model: ModelConfig) -> tuple[tuple[int, str], ...]:
+    return (
         (model.num_heads, "query heads"),
         (model.num_kv_heads, "key/value heads"),
         (model.d_ff, "feed-forward features"),
         (model.vocab_size, "vocabulary entries"),
-    ):
+    )
+
+
+def _check(model: ModelConfig, fsdp: int, tensor: int) -> None:
+    for size, what in _split_over_tensor(model):
         if size % tensor:
             raise ValueError(f"{size} {what} do not divide by mesh.tensor = {tensor}")
     if model.d_model % fsdp:

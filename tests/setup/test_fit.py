@@ -1,11 +1,13 @@
 """What the memory of a device decides, and what is said where it is too small."""
 
+import dataclasses
 import math
 
 import pytest
 
 from dars_jax.learner import memory
 from dars_jax.learner.memory import GIB, Hardware
+from dars_jax.policy import decoder
 from dars_jax.setup import arms, fit, plan, presets, remedy
 
 CHIPS = {"v5e": 15.75, "v6e": 31.25, "v5p": 95.74}
@@ -78,6 +80,13 @@ def test_the_mesh_of_a_slice_is_one_that_the_policy_divides_over(name, torus):
     explicit = {"mesh__data": data, "mesh__fsdp": fsdp, "mesh__tensor": tensor}
     again, _ = made(arms.dars_b(name), torus=torus, **explicit)
     assert again.mesh_shape == got.mesh_shape and again.update == got.update
+
+
+def test_a_vocabulary_that_does_not_divide_keeps_the_mesh_from_splitting_it():
+    model = dataclasses.replace(decoder.ARCHITECTURES["qwen3-8b"], vocab_size=151_670)
+    hardware = Hardware("tpu", CHIPS["v5e"] * GIB, (8, 8))
+    got = plan.validate(arms.dars_b("qwen3-8b"), 64, model, hardware)
+    assert got.mesh_shape == (4, 8, 2)
 
 
 def test_a_mesh_is_chosen_on_tpus_only():
