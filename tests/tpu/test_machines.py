@@ -32,7 +32,8 @@ def case_of(preset, devices, hardware):
 
 
 def fits(case, prompts):
-    case, memory = case.but(rollout__num_prompts=prompts), case.hardware.memory
+    case = case.but(rollout__num_prompts=prompts, rollout__slots=0, rollout__prefixes=0)
+    memory = case.hardware.memory
     update, engine = fit.bytes_of_update(case), fit.bytes_of_engine(case)
     return update <= SHARE * memory and engine <= fit.ENGINE_SHARE * memory
 
