@@ -46,9 +46,12 @@ def remedy(case: Case, program: str) -> str:
     state = fit.kept_bytes(case)
     if state >= share * limit:
         least = math.ceil(state * case.mesh[1] * case.mesh[2] / (share * limit))
+        adapted = case.but(lora__rank=16)
+        spared = not case.config.lora.rank and fit.kept_bytes(adapted) < share * limit
         return (
             f"weights and moments alone take {state / GIB:.1f} GiB, so mesh.fsdp x mesh.tensor "
             f"must be {least} or more, on as many devices"
+            f"{', or adapters learn instead, lora.rank=16' if spared else ''}"
         )
     for most, verdict in ((share * limit, "it would fit"), (limit, "it might just fit")):
         same, other = [*changes(case), *_mesh_changes(case)], _other_training(case, bytes_of, most)

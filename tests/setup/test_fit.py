@@ -134,6 +134,8 @@ def test_weights_that_are_too_large_by_themselves_are_told_with_the_devices_they
     (least,) = numbers_after("must be ", got.misfit)
     bytes_of_all = 12 * got.model.num_params()
     assert least == math.ceil(bytes_of_all / (0.85 * 15.75 * GIB)) == 2
+    assert "lora.rank=16" in got.misfit
+    assert not made(arms.dars_b_small("qwen2.5-math-1.5b"), lora__rank=16)[0].misfit
 
 
 def numbers_after(key, text):
