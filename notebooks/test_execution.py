@@ -44,6 +44,7 @@ def test_a_run_in_the_kernel_has_live_curves_and_a_report(workdir, tmp_path):
     outputs = run("dars_b_colab", tmp_path, CHANGES=TINY, WORKDIR=str(workdir))
     said = "".join(o.text for o in outputs if o.output_type == "stream")
     assert "Pass@1 before" in said and "step 2/2" in said and "E0000" not in said
+    assert said.endswith("no TPU here: its preset is not run\n")
     assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 2
     assert pictures(outputs) == 6  # the curves, then five of the report
 

@@ -174,6 +174,20 @@ def prompt_files(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def even_parts(prompt_files, tmp_path_factory):
+    """The parts of a run of random weights, for whose answers processes.even is the reward."""
+    import processes
+    from small_runs import make_config
+
+    from dars_jax.setup import build
+
+    directory = processes.write_policy(tmp_path_factory.mktemp("policy"))
+    config = make_config(prompt_files, policy__path=str(directory), reward__name="processes:even",
+                         reward__in_process=True)  # fmt: skip
+    return build.make_parts(build.make_plan(config), print)
+
+
+@pytest.fixture(scope="session")
 def tiny():
     """A small grouped-query decoder with weights far from uniform: config, params."""
     import jax

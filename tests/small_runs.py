@@ -1,7 +1,10 @@
 """The configuration of a run of the embedded policy that takes seconds."""
 
+import dataclasses
 import pathlib
 import runpy
+
+import ml_collections
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
 STEPS = 4
@@ -22,3 +25,12 @@ def make_config(files, arm="dars_hw", **changes):
     changes = {k.replace("__", "."): v for k, v in changes.items()}
     config.update_from_flattened_dict(SMALL | files | {"train.num_steps": STEPS} | changes)
     return config
+
+
+def but(parts, **changes):
+    """Parts of a run with other settings, as section__key=value, that need no other program."""
+    from dars_jax.setup import build
+
+    config = ml_collections.ConfigDict(parts.plan.config.to_dict())
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return dataclasses.replace(parts, plan=build.make_plan(config))

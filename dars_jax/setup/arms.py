@@ -57,10 +57,13 @@ def dars_b_small(argument: str = "qwen3-0.6b") -> ConfigDict:
     """DARS-B with a batch for one chip or a small slice; slots and rows are what fits there.
 
     Args:
-      argument: a policy of `presets.SMALL`, and a schedule if it is not "hw".
+      argument: a policy of `presets.SMALL`, and a schedule if it is not "hw"; or a policy of
+        `presets.SMALL_LORA` and "lora".
     """
-    config = presets.start(argument, broad=True, schedule="hw")
-    presets.make_small(config)
+    words = argument.split(",")
+    others = ",".join(word for word in words if word != "lora")
+    config = presets.start(others, broad=True, schedule="hw")
+    presets.make_small(config, adapters="lora" in words)
     return _topped_up(config)
 
 

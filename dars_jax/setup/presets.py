@@ -84,10 +84,15 @@ SMALL = {
     "qwen2.5-math-7b": (768, 1024, 3072),
     "qwen3-8b": (768, 1024, 3072),
 }
+SMALL_LORA = {"qwen2.5-math-1.5b": (64, 512, 1536)}  # where adapters learn
+LORA_RANK, LORA_RATE = 16, 10.0  # of the adapters, and of their learning rate to the weights'
 
 
-def make_small(c: ConfigDict) -> None:
+def make_small(c: ConfigDict, adapters: bool) -> None:
     """The settings of a broad arm for a machine smaller than the paper's.
+
+    Args:
+      adapters: they learn, and the weights do not.
 
     The paper's learning rates, 5e-6 for 3072 prompts and 1e-6 for 128, grow with the root of the
     number of prompts; so does this one.
@@ -95,13 +100,17 @@ def make_small(c: ConfigDict) -> None:
     Raises:
       ValueError: a policy without such sizes.
     """
-    name = c.policy.architecture
-    if name not in SMALL:
-        raise ValueError(f"no small batch for {name!r}: expected one of {', '.join(SMALL)}")
-    c.rollout.num_prompts, c.data.max_prompt_tokens, c.rollout.max_tokens = SMALL[name]
+    name, sizes = c.policy.architecture, SMALL_LORA if adapters else SMALL
+    if name not in sizes:
+        what = "small batch with adapters" if adapters else "small batch"
+        raise ValueError(f"no {what} for {name!r}: expected one of {', '.join(sizes)}")
+    c.rollout.num_prompts, c.data.max_prompt_tokens, c.rollout.max_tokens = sizes[name]
     c.rollout.slots = c.rollout.prefixes = 0
     c.learner.row_tokens = c.data.max_prompt_tokens + c.rollout.max_tokens
     c.optimizer.learning_rate = 1e-6 * (c.rollout.num_prompts / 128) ** 0.5
+    if adapters:
+        c.lora.rank = LORA_RANK
+        c.optimizer.learning_rate *= LORA_RATE
     c.train.num_steps = 200
     c.checkpoint.every, c.checkpoint.keep = 10, 1
     c.eval.num_samples = 8

@@ -10,13 +10,12 @@ import pathlib
 import resource
 
 import ml_collections
-import processes
 import pytest
-from small_runs import make_config
+from small_runs import but
 
 from dars_jax.commands import cli, startup, train
 from dars_jax.records import metrics, storage
-from dars_jax.setup import base_policy, build
+from dars_jax.setup import base_policy
 
 FULL = pathlib.Path("/dev/full")
 
@@ -94,11 +93,8 @@ def test_the_command_ends_with_code_4(function, capsys):
 
 
 @pytest.fixture(scope="module")
-def parts(prompt_files, tmp_path_factory):
-    directory = processes.write_policy(tmp_path_factory.mktemp("policy"))
-    config = make_config(prompt_files, policy__path=str(directory), reward__name="processes:even",
-                         reward__in_process=True, train__num_steps=1)  # fmt: skip
-    return build.make_parts(build.make_plan(config), print)
+def parts(even_parts):
+    return but(even_parts, train__num_steps=1)
 
 
 # what cannot be written, and the file that is taken for it

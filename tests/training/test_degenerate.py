@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 import processes
 import pytest
-from small_runs import make_config
+from small_runs import but
 
 from dars_jax.commands import cli, train
 from dars_jax.config import flatten
@@ -18,11 +18,8 @@ from dars_jax.training import loop
 
 
 @pytest.fixture(scope="module")
-def parts(prompt_files, tmp_path_factory):
-    directory = processes.write_policy(tmp_path_factory.mktemp("policy"))
-    config = make_config(prompt_files, policy__path=str(directory), reward__name="processes:even",
-                         reward__in_process=True, train__num_steps=3)  # fmt: skip
-    return build.make_parts(build.make_plan(config), print)
+def parts(even_parts):
+    return but(even_parts, train__num_steps=3)
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
-from small_runs import SMALL, STEPS, make_config
+from small_runs import SMALL, STEPS, but, make_config
 
 from dars_jax.commands import cli, train
 from dars_jax.config import flatten
@@ -49,11 +49,9 @@ def parts(prompt_files):
 
 def run(parts, workdir, **changes):
     """Trains with the settings of `parts` but for `changes` that need no other program."""
-    config = ml_collections.ConfigDict(parts.plan.config.to_dict())
-    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
-    parts = dataclasses.replace(parts, plan=build.make_plan(config))
+    parts = but(parts, **changes)
     workdir.mkdir(exist_ok=True)
-    console = metrics.Console(config.train.num_steps)
+    console = metrics.Console(parts.plan.config.train.num_steps)
     with build.make_grader(parts.plan) as grader:
         return loop.Trainer(parts, grader, workdir, console).run()
 

@@ -1,6 +1,5 @@
 """Whole runs in which adapters learn: what they save, resumed or not, on one device or eight."""
 
-import dataclasses
 import json
 import pathlib
 
@@ -8,7 +7,7 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
-from small_runs import make_config
+from small_runs import but, make_config
 
 from dars_jax.config import flatten
 from dars_jax.policy import lora, weights
@@ -32,9 +31,7 @@ def parts(prompt_files):
 
 
 def run(parts, workdir, steps=STEPS):
-    config = ml_collections.ConfigDict(parts.plan.config.to_dict())
-    config.train.num_steps = steps
-    parts = dataclasses.replace(parts, plan=build.make_plan(config))
+    parts = but(parts, train__num_steps=steps)
     workdir.mkdir(exist_ok=True)
     with build.make_grader(parts.plan) as grader:
         loop.Trainer(parts, grader, workdir, metrics.Console(steps)).run()
@@ -134,7 +131,7 @@ host = jax.device_get
 base = host(jax.jit(functools.partial(decoder.init_params, config))(jax.random.key(0)))
 base = jax.tree.map(lambda x: 3 * x, base)
 found = {}
-for gather, *mesh in (("epoch", 1, 1, 1), ("epoch", 2, 2, 2), ("layer", 1, 4, 2)):
+for gather, *mesh in (("epoch", 1, 1, 1), ("layer", 2, 2, 2)):
     mesh = sharding.make_mesh(*mesh, jax.devices()[: int(np.prod(mesh))])
     shardings = update.state_shardings(config, optimizer, mesh, 0.0, settings)
     draw = functools.partial(lora.init, config, settings, 0)
@@ -152,13 +149,12 @@ for gather, *mesh in (("epoch", 1, 1, 1), ("epoch", 2, 2, 2), ("layer", 1, 4, 2)
         want = got
         moved = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), want[0], want[2])
         found["moved"] = min(jax.tree.leaves(moved))
-        found["cases"] = []
         continue
     gap = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), got[0], want[0])
     same = jax.tree.map(np.array_equal, got[2], want[2])
-    found["cases"].append({
+    found |= {
         "gap": max(jax.tree.leaves(gap)), "norm": float(np.abs(got[1] / want[1] - 1).max()),
-        "start": all(jax.tree.leaves(same)), "share": share})
+        "start": all(jax.tree.leaves(same)), "share": share}
 json.dump(found, open(sys.argv[1], "w"))
 """
 
@@ -169,7 +165,6 @@ def test_eight_devices_make_the_update_of_one(fresh_python, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(output.read_text())
     assert found["moved"] > 1e-3
-    for case, share in zip(found["cases"], ([1 / 2, 1 / 2], [1 / 4, 1 / 2]), strict=True):
-        assert case["gap"] < 1e-5 and case["norm"] < 1e-4
-        assert case["start"]  # one draw on any mesh
-        assert case["share"] == share  # spread as the weights are
+    assert found["gap"] < 1e-5 and found["norm"] < 1e-4
+    assert found["start"]  # one draw on any mesh
+    assert found["share"] == [1 / 2, 1 / 2]  # spread as the weights are

@@ -9,7 +9,7 @@ import threading
 import ml_collections
 import processes
 import pytest
-from small_runs import make_config
+from small_runs import but, make_config
 
 from dars_jax.commands import cli
 from dars_jax.records import checkpoint, metrics
@@ -35,12 +35,8 @@ class Clock:
 
 
 @pytest.fixture(scope="module")
-def parts(prompt_files, tmp_path_factory):
-    directory = processes.write_policy(tmp_path_factory.mktemp("policy"))
-    config = make_config(prompt_files, policy__path=str(directory), checkpoint__every=1,
-                         train__num_steps=3, reward__name="processes:even",
-                         reward__in_process=True)  # fmt: skip
-    return build.make_parts(build.make_plan(config), print)
+def parts(even_parts):
+    return but(even_parts, checkpoint__every=1, train__num_steps=3)
 
 
 class Hanging:
