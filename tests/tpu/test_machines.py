@@ -91,17 +91,18 @@ def test_a_gpu_s_row_is_the_plan_s_arithmetic(row):
 def test_every_small_preset_has_a_row_and_the_head_of_its_file_says_the_same():
     head = (REPO / "configs" / "dars_b_small.py").read_text()
     said = {tuple(line.split()) for line in head.splitlines() if " GiB " in line}
+    known = presets.SMALL | {f"{name},lora": sizes for name, sizes in presets.SMALL_LORA.items()}
     expected = set()
     for slice_, preset, *peaks, memory, prompts, seconds, _, _ in TPUS:
         file, policy = preset.strip("`").split(":")
         if file == "dars_b_small.py":
             name = re.match(r"\[(.*)\]", slice_)[1]
-            _, prompt, answer = presets.SMALL[policy]
+            _, prompt, answer = known[policy]
             line = (f"{policy} {prompts} {prompt} + {answer} {name} {max(peaks, key=float)} of "
                     f"{memory} GiB {seconds}")  # fmt: skip
             expected.add(tuple(line.split()))
     assert said == expected
-    assert {line[0] for line in said} == set(presets.SMALL)
+    assert {line[0] for line in said} == set(known)
 
 
 def test_the_learning_rate_of_a_small_batch_lies_between_the_paper_s():
@@ -110,3 +111,11 @@ def test_the_learning_rate_of_a_small_batch_lies_between_the_paper_s():
     assert 1e-6 < rate["qwen3-8b"] < 5e-6
     with pytest.raises(ValueError, match=r"no small batch for 'countdown': expected one of qwen2"):
         arms.dars_b_small("et")
+
+
+def test_adapters_take_ten_times_the_rate_of_the_weights():
+    config = arms.dars_b_small("qwen2.5-math-1.5b,lora")
+    assert config.lora.rank == 16
+    assert config.optimizer.learning_rate == pytest.approx(1e-5 / math.sqrt(2))
+    with pytest.raises(ValueError, match=r"no small batch with adapters for 'qwen3-8b'"):
+        arms.dars_b_small("qwen3-8b,lora")
