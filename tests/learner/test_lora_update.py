@@ -132,7 +132,8 @@ def test_memory_is_planned_without_moments_and_accumulators_of_frozen_weights():
     few = lora.count(model, lora.Lora(16, 16.0, lora.TARGETS))
 
     def needed(adapters, mesh=(1, 1, 1), gather="epoch"):
-        work = memory.Work(model, mesh, 1, 4096, 8, 1024, 2, "float32", adapters)
+        work = memory.Work(model, mesh, rows=1, row_tokens=4096, micro_batches=8, chunk=1024,
+                           itemsize=2, adapters=adapters)  # fmt: skip
         return memory.update_bytes(work, gather, "full")
 
     n = model.num_params()
