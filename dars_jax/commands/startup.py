@@ -28,6 +28,7 @@ def settle() -> None:
     # orbax and clu report every file, and orbax also logs the errors that it raises
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("jax").setLevel(logging.WARNING)  # and jax how processes meet
+    logging.getLogger("dars_jax").setLevel(logging.WARNING)  # what it has to tell it prints
     for name in ("httpx", "httpx2"):  # every request to the hub, with addresses that are signed
         logging.getLogger(name).setLevel(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
