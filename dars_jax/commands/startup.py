@@ -81,7 +81,7 @@ def pinned(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
     found = {}
     if distributed.is_first():
         found = {key: hub.pin(name, before.get(key, "")) for key, name in names.items()}
-    found = json.loads(distributed.gather_texts(json.dumps(found))[0])
+    found = distributed.gather_json(found)[0]
     for key, name in found.items():
         metrics.Console(0).log(f"{key}: {name}")
     config = config.copy_and_resolve_references()  # the caller's stays as it is

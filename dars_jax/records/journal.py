@@ -260,7 +260,7 @@ class StepJournal(stages.Journal):
     def _read(self) -> None:
         """Takes the segments of this process's share of hosts; removes what cannot be used."""
         found = sorted(p.name for p in self._directory.glob("host????_??????"))
-        (names, *_) = _share(found)  # a shared disk may list files late
+        (names, *_) = distributed.gather_json(found)  # a shared disk may list files late
         bad: dict[str, str] = {}
         for name in names:
             host, number = int(name[4:8]), int(name[9:])
@@ -280,7 +280,7 @@ class StepJournal(stages.Journal):
             for completion in completions:
                 self._completions.setdefault(completion[0], completion)
             self._grades |= dict(grades)
-        for name, reason in [x for part in _share(bad) for x in part.items()]:
+        for name, reason in [x for part in distributed.gather_json(bad) for x in part.items()]:
             self._log(f"WARNING: {self._directory}/{name} is not used but removed: {reason}")
             if distributed.is_first():
                 (self._directory / name).unlink(missing_ok=True)
@@ -369,8 +369,3 @@ def _steps(directory: Path) -> Iterator[tuple[int, Path]]:
     for path in directory.glob("step_*"):
         if (number := path.name.removeprefix("step_")).isdigit():
             yield int(number), path
-
-
-def _share(mine: Any) -> list[Any]:
-    """A value that JSON can hold from every process, in their order."""
-    return [json.loads(text) for text in distributed.gather_texts(json.dumps(mine))]

@@ -9,7 +9,6 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -62,7 +61,9 @@ def problem(directory: Path, step: int) -> str:
     All processes call it together, each reads its share, and all get the same answer.
     """
     path = directory / NAME
-    (text, *_) = _share(path.read_text(errors="replace") if exists(directory) else None)
+    (text, *_) = distributed.gather_json(
+        path.read_text(errors="replace") if exists(directory) else None
+    )
     if text is None:
         return f"{path} is missing"
     try:
@@ -74,7 +75,7 @@ def problem(directory: Path, step: int) -> str:
     if holds != step:
         return f"{directory} holds step {holds}: was it renamed?"
     found = (_difference(directory / name, size, digest) for name, size, digest in wanted)
-    return next(filter(None, _share(next(filter(None, found), ""))), "")
+    return next(filter(None, distributed.gather_json(next(filter(None, found), ""))), "")
 
 
 def _writer(name: str) -> int:
@@ -99,11 +100,6 @@ def _write(path: Path, text: str) -> None:
 
 def _share_of(names: list[str]) -> list[str]:
     return names[jax.process_index() :: jax.process_count()]
-
-
-def _share(mine: Any) -> list[Any]:
-    """A value that JSON can hold from every process, in their order."""
-    return [json.loads(text) for text in distributed.gather_texts(json.dumps(mine))]
 
 
 def _describe(path: Path, settle: bool = False) -> list:

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -113,7 +112,7 @@ def policy_content(config: ConfigDict, policy: Path) -> dict[str, str]:
 
 def _check_alike(contents: dict[str, str]) -> None:
     """Raises ValueError, in all processes, if one of them has read other files."""
-    every = [json.loads(text) for text in distributed.gather_texts(json.dumps(contents))]
+    every = distributed.gather_json(contents)
     for setting, key in CONTENTS.items():
         if len({found.get(key) for found in every}) > 1:
             raise ValueError(
