@@ -116,7 +116,8 @@ def defaults() -> ConfigDict:
     c.learner.max_micro_batches = 0  # capacity; 0 is enough for any step
     # A mean gap between the sampler's and the trainer's log-probs, in nats, beyond which the run
     # ends: the engine serves other weights.  0 is 0.001 in float32 on CPUs, elsewhere 0.02 for the
-    # embedded policy and 0.2 for others, since rounding grows with depth.
+    # embedded policy and 0.2 for others, since rounding grows with depth; and five times what was
+    # usual in the steps before.
     c.learner.gap_limit = 0.0
 
     c.lora = ConfigDict()

@@ -27,8 +27,9 @@ from dars_jax.records.tracker import Tracker
 from dars_jax.rewards import Grader, GradingError
 from dars_jax.rollout import stages
 from dars_jax.setup import base_policy, build
+from dars_jax.setup.plan import GAP_LIMIT_EXACT
 from dars_jax.training.assemble import assemble, probe
-from dars_jax.training.stop import StopFlag, Stopped, StrangeWeightsError
+from dars_jax.training.stop import StopFlag, Stopped, StrangeWeightsError, UsualGap
 from dars_jax.training.watchdog import Watchdog, nobody
 from dars_jax.types import TrainState, UpdateBatch
 
@@ -67,6 +68,7 @@ class Trainer:
         self._journals = Journals(workdir / "journal", config_lib.flatten(c), console.log)
         self._state, self._start = self._restore()
         self._non_finite = 0
+        self._usual_gap = UsualGap(GAP_LIMIT_EXACT)
         self._seconds_saving = 0.0  # that the loop waited, after the step before
 
     def run(self) -> tuple[answering.Report, answering.Report]:
@@ -78,7 +80,7 @@ class Trainer:
           SaveError: a checkpoint could not be written.
           StorageError: another file could not be written.
           StrangeWeightsError: a step's log-probs were not those of its weights; the state before
-            that step is saved.
+            that step is saved, or an earlier one if the step was applied.
           NonFiniteError: the policy gave log-probs that are not finite.
           FloatingPointError: NON_FINITE_LIMIT steps in a row had a gradient that was not finite.
         """
@@ -113,8 +115,9 @@ class Trainer:
                 checkpoints.wait()
             except (Stopped, GradingError, StrangeWeightsError) as error:
                 self._watchdog.at("checkpoint", done, "last")
-                if saved < done:
-                    checkpoints.save(done, getattr(error, "state", state))
+                last = getattr(error, "state", state)
+                if saved < done and last is not None:
+                    checkpoints.save(done, last)
                 checkpoints.wait()
                 raise
             except Exception as error:
@@ -199,6 +202,8 @@ class Trainer:
             log.write(step + 1, values)
             limit = self._plan.update.gap_limit
             raise StrangeWeightsError(step + 1, values["logprob_gap"], limit, state)
+        if not c.learner.gap_limit:
+            self._check_gap(step, values, log)
         updated = time.perf_counter()
         self._watchdog.at("publish", step + 1)
         params = self._publish(state)
@@ -219,6 +224,14 @@ class Trainer:
         log.write(step + 1, values)
         console.step_done(step, _step_line(values))
         return state, params
+
+    def _check_gap(self, step: int, values: dict[str, Any], log: metrics.MetricsLog) -> None:
+        try:
+            self._usual_gap.check(step + 1, values["logprob_gap"])
+        except StrangeWeightsError:
+            self._journals.forget(step)
+            log.write(step + 1, values)
+            raise
 
     def _update_metrics(self, outcome: dict[str, np.ndarray], packed: UpdateBatch) -> dict:
         """One value per step, over tokens: entropy of the first epoch, the rest of all."""

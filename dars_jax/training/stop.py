@@ -1,7 +1,9 @@
 """What ends a run from within: a signal to any of its processes, and an engine gone wrong."""
 
+import collections
 import contextlib
 import signal
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,16 +22,47 @@ class Stopped(Exception):
 class StrangeWeightsError(Exception):
     """The engine sampled from weights that are not those that learn.
 
-    `state` is the one before the step.
+    `state` is the one before the step; None if the step was applied, and is to be forgotten.
     """
 
-    def __init__(self, step: int, gap: float, limit: float, state: TrainState):
+    def __init__(self, step: int, gap: float, limit: float, state: TrainState | None):
+        what, then = "learner.gap_limit", "was not applied; the same command does it again"
+        if state is None:
+            what = f"{UsualGap.TIMES} times what was usual"
+            then = "is not saved; the same command goes on from the last checkpoint"
         super().__init__(
             f"in step {step} the sampler's log-probs lie {gap:.3g} nats a token from the "
-            f"trainer's, above learner.gap_limit = {limit:g}: the engine serves other weights than "
-            "those that learn. The step was not applied; the same command does it again"
+            f"trainer's, above {what} = {limit:g}: the engine serves other weights than those that "
+            f"learn. The step {then}"
         )
         self.state = state
+
+
+class UsualGap:
+    """The gap between sampler and trainer in the steps before: how far above it is strange.
+
+    What rounding makes of it depends on the policy and on the hardware, so that a limit for all is
+    either too low or too high; it changes slowly, and other weights make it jump.
+    """
+
+    TIMES, STEPS, FEWEST = 5, 16, 3
+
+    def __init__(self, least: float):
+        """`least` is a gap, in nats, that is never strange."""
+        self._least = least
+        self._gaps: collections.deque[float] = collections.deque(maxlen=self.STEPS)
+
+    def check(self, step: int, gap: float) -> None:
+        """Notes the gap of a step.
+
+        Raises:
+          StrangeWeightsError: it is far above the median of the last steps.
+        """
+        if len(self._gaps) >= self.FEWEST:
+            limit = max(self._least, self.TIMES * statistics.median(self._gaps))
+            if gap > limit:
+                raise StrangeWeightsError(step, gap, limit, None)
+        self._gaps.append(gap)
 
 
 class StopFlag:

@@ -7,14 +7,15 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
-from small_runs import make_config
+from small_runs import but, make_config
 
 from dars_jax.commands import cli, train
 from dars_jax.config import flatten
-from dars_jax.records import metrics
+from dars_jax.records import checkpoint, metrics
 from dars_jax.records.checkpoint import Checkpoints
 from dars_jax.setup import build
 from dars_jax.training import loop
+from dars_jax.training.stop import UsualGap
 
 pytestmark = pytest.mark.usefixtures("base_policy")
 
@@ -51,10 +52,8 @@ def half_published(before, now):
     return jax.tree.unflatten(jax.tree.structure(now), [x[i % 2] for i, x in enumerate(pairs)])
 
 
-def run(parts, workdir, steps):
-    config = ml_collections.ConfigDict(parts.plan.config.to_dict())
-    config.train.num_steps = steps
-    parts = dataclasses.replace(parts, plan=build.make_plan(config))
+def run(parts, workdir, steps, **changes):
+    parts = but(parts, train__num_steps=steps, **changes)
     workdir.mkdir(exist_ok=True)
     with build.make_grader(parts.plan) as grader:
         loop.Trainer(parts, grader, workdir, metrics.Console(steps)).run()
@@ -90,9 +89,46 @@ def test_the_step_that_meets_wrong_weights_is_not_taken(parts, healthy, wrong, t
     run(parts, tmp_path, 2)  # with an engine that is well again
 
 
+class PublishedOnce(Published):
+    """Wrong from the fourth publication on: three steps are as they should be."""
+
+    count = 0
+
+    def load_params(self, params):
+        self.count += 1
+        now = super().load_params(params)
+        return now if self.count >= 4 else self._before
+
+
+@pytest.mark.parametrize("wrong", [stale, shuffled, half_published])
+def test_a_gap_far_above_the_usual_ends_the_run_where_the_limit_is_high(parts, wrong, tmp_path):
+    def blind(state, batch, initial):
+        state, outcome = parts.update(state, batch, initial)
+        return state, outcome | {"strange": outcome["strange"] - outcome["strange"]}
+
+    broken = dataclasses.replace(parts, engine=PublishedOnce(parts.engine, wrong), update=blind)
+    with jax.transfer_guard("allow"), pytest.raises(loop.StrangeWeightsError) as caught:
+        run(broken, tmp_path, 6, checkpoint__every=2)
+    assert "in step 4 " in str(caught.value) and "5 times what was usual" in str(caught.value)
+    assert checkpoint.finished(tmp_path / "checkpoints") == [2]
+    assert not (tmp_path / "journal" / "step_000003").exists()
+    assert (tmp_path / "journal" / "step_000002").exists()  # which was as it should be
+
+
+def test_the_usual_gap_may_grow_slowly_and_is_of_the_last_steps():
+    usual = UsualGap(1e-3)
+    for step, gap in enumerate([0.03, 0.09, 0.004, *(0.01 * 1.1**i for i in range(60))]):
+        usual.check(step, gap)
+    with pytest.raises(loop.StrangeWeightsError):
+        usual.check(99, 0.01 * 1.1**60 * 10)
+    exact = UsualGap(1e-3)
+    for step, gap in enumerate([2e-7, 1e-7, 3e-7, 9e-4, 0.0]):
+        exact.check(step, gap)
+
+
 def test_the_command_ends_with_a_code_of_its_own(parts, tmp_path, monkeypatch, capsys):
     def strange(self):
-        raise loop.StrangeWeightsError(7, 0.25, 0.05, None)
+        raise loop.StrangeWeightsError(7, 0.25, 0.05, object())
 
     monkeypatch.setattr(loop.Trainer, "run", strange)
     monkeypatch.setattr(train.startup, "prepare", lambda config: (parts, metrics.Console(1)))
