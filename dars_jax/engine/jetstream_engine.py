@@ -160,7 +160,7 @@ class PolicyEngine(engine_api.Engine):
     def load_params(self, params: decoder.Params) -> decoder.Params:
         """Publishes the trainer's parameters: gathered over fsdp, cast, one dict per layer.
 
-        Adapters among them are merged into the weights, in float32 before the cast.
+        Adapters among them are merged into the weights, see `lora.unstack_layers`.
         """
         return self._programs.publish(params)
 
