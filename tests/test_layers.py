@@ -42,7 +42,7 @@ HOUSE = {
     "commands": ["console", "cli", "startup", "train", "evaluate", "generations", "export", "serve",
                  "compile_tpu", "reproduce", "plot", "notebook"],
     "bench": ["work", "steps", "allocators", "__main__"],
-    "drills": ["soak", "doomed", "crash", "grading", "by_value", "rewrites", "decisions",
+    "drills": ["soak", "long_run", "doomed", "crash", "grading", "by_value", "rewrites", "decisions",
                "tpu_programs", "supply"],
 }  # fmt: skip
 

@@ -4,6 +4,8 @@ hang     40,000 responses, 1 % of them distinct answers built to hang a computer
 kill     100,000 responses while a worker is killed by SIGKILL every second, against a calm run
 load     harmless answers beside 20 busy processes: none may time out
 workers  1, 2 and 8 workers, shuffled, from a thread: the same verdicts
+memory   a function of one's own that takes all memory at 1 % of 10,000 responses
+pipe     2,000 responses of up to 200 KB whose verdicts nobody fetches until all are submitted
 hostile  code, bombs and odd encodings: none graded correct; the slowest in CPU-seconds
 authors  the same for `math_verify`, with and without a box: nothing executed
 """
@@ -20,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from dars_jax.rewards import Grade, MathGrader, MathVerifyGrader, Verdict
+from dars_jax.rewards import Grade, Grader, MathGrader, MathVerifyGrader, Verdict, load_grader
 
 Rows = list[tuple[str, str]]  # response, gold
 
@@ -183,6 +185,53 @@ def workers() -> dict:
     return {"equal": results[0] == results[1] == results[2], "rows": len(rows)}
 
 
+def greedy(response: str, gold: str) -> float:
+    """A reward for `memory`: right or wrong, or more memory than there is."""
+    if response == "eat":
+        bytearray(64 << 30)
+    return float(response == gold)
+
+
+def memory() -> dict:
+    """A worker over its limit costs its own answer only."""
+    rows = [(str(k % 7), str(k % 5)) for k in range(10_000)]
+    rows[::100] = [("eat", "4")] * len(rows[::100])
+    with load_grader("dars_jax.drills.grading:greedy", num_workers=2, memory_gib=0.5) as grader:
+        seconds, grades = _timed(grader, rows)
+        return {
+            "seconds": seconds,
+            "wrong_verdicts": sum(
+                grade.verdict != (Verdict.TOO_BIG if response == "eat"
+                                  else Verdict.CORRECT if response == gold else Verdict.WRONG)
+                for grade, (response, gold) in zip(grades, rows, strict=True)
+            ),
+            **grader.counters(),
+        }  # fmt: skip
+
+
+def pipe() -> dict:
+    """Pipes fill in both directions: nothing may be lost, nobody may wait for ever."""
+    rng = random.Random(7)
+    rows = [("x " * rng.randint(1, 100_000) + response, gold)
+            for response, gold in harmless(2_000, seed=8)]  # fmt: skip
+    with MathGrader() as calm:
+        expected = calm.grade([r[-200:] for r, _ in rows], [gold for _, gold in rows])
+    start = time.monotonic()
+    with MathGrader() as grader:
+        for i, (response, gold) in enumerate(rows):
+            grader.submit(i, response, gold)
+        submitted = round(time.monotonic() - start, 1)
+        grades = dict(grader.collect(wait=True))
+        return {
+            "seconds": round(time.monotonic() - start, 1),
+            "seconds_until_submitted": submitted,
+            "megabytes": sum(len(response) for response, _ in rows) >> 20,
+            "lost": len(rows) - len(grades),
+            "equal": grades == dict(enumerate(expected)),
+            **grader.counters(),
+        }
+
+
 def hostile() -> dict:
     """Every payload and bomb alone, with the CPU time of its worker."""
     mark = f"/tmp/dars-drill-{os.getpid()}"
@@ -225,14 +274,14 @@ def authors() -> dict:
         }
 
 
-def _timed(grader: MathGrader, rows: Rows) -> tuple[float, list[Grade]]:
+def _timed(grader: Grader, rows: Rows) -> tuple[float, list[Grade]]:
     start = time.monotonic()
     grades = grader.grade([row[0] for row in rows], [row[1] for row in rows])
     return round(time.monotonic() - start, 1), grades
 
 
 _DRILLS: dict[str, Callable[[], dict]] = {
-    drill.__name__: drill for drill in (hang, kill, load, workers, hostile, authors)
+    drill.__name__: drill for drill in (hang, kill, load, workers, memory, pipe, hostile, authors)
 }
 
 
