@@ -41,9 +41,9 @@ HOUSE = {
     "tpu": ["topology", "flops", "hlo", "hlo_traffic", "aot", "cost"],
     "commands": ["console", "cli", "startup", "train", "evaluate", "generations", "export", "serve",
                  "compile_tpu", "reproduce", "plot", "notebook"],
-    "bench": ["work", "steps", "allocators", "__main__"],
-    "drills": ["soak", "long_run", "doomed", "crash", "grading", "by_value", "rewrites", "decisions",
-               "tpu_programs", "supply"],
+    "bench": ["work", "steps", "allocators", "compare", "__main__"],
+    "drills": ["soak", "long_run", "doomed", "crash", "grading", "by_value", "rewrites",
+               "decisions", "tpu_programs", "supply"],
 }  # fmt: skip
 
 # What a room keeps to itself; everything else in it may be imported from above.

@@ -6,6 +6,8 @@
     python -m dars_jax.bench allocators --difficulty runs/mine/eval/step_000000.jsonl --markdown
     python -m dars_jax.bench step --model tiny
     python -m dars_jax.bench simulate
+    python -m dars_jax.bench compare --file speed.jsonl --rounds 5 \
+        "ours:update=python -m dars_jax.bench update" "TRL:update=python bench_trl.py update tiny"
 
 --model is a Hugging Face directory, or "tiny" (4 layers, d 256) or "small" (8 layers, d 512) with
 random weights.  The work is 32 prompts x 8 rollouts, 32 prompt tokens, 128 new ones; with --skewed
@@ -16,6 +18,8 @@ Python loop and numpy.  `allocators` says what each does with one budget for pro
 accuracies.  `simulate` runs the real scheduler over an engine that only counts: decode steps of a
 DARS-HW step over the ideal, tokens / slots, and over the bound that the longest chain of a prompt's
 answers sets as well; last, the step of the 7B policy on v5e:16x16.
+`compare` runs commands in turn and prints a table of how many times as long the others take as the
+first program, in the same round; without commands it prints that of a file again.
 """
 
 import argparse
@@ -25,8 +29,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from dars_jax.bench import allocators, steps
+from dars_jax.bench import allocators, compare, steps
 from dars_jax.bench.work import MODELS, Work, load_policy
+from dars_jax.commands import cli
 from dars_jax.rollout import simulation
 
 
@@ -48,10 +53,21 @@ def bench_simulate(_: argparse.Namespace) -> None:
             print(json.dumps(line), flush=True)
 
 
+def bench_compare(args: argparse.Namespace) -> None:
+    """Runs what is named, and prints the table of all that the file holds."""
+    with cli.one_line_errors():
+        entries = [compare.Entry.parse(text) for text in args.entries]
+        if entries:
+            lines = compare.compare(entries, args.rounds, args.file)
+        else:
+            lines = compare.read(args.file)
+        print(compare.table(lines))
+
+
 _COMMANDS: dict[str, Callable[..., None]] = {
     "rollout": steps.bench_rollout, "update": steps.bench_update, "step": steps.bench_step,
     "allocate": allocators.bench_allocate, "allocators": allocators.bench_allocators,
-    "simulate": bench_simulate,
+    "simulate": bench_simulate, "compare": bench_compare,
 }  # fmt: skip
 
 
@@ -79,12 +95,19 @@ def main() -> None:
     compared.add_argument("--budget", type=float, default=8, help="further rollouts per prompt")
     compared.add_argument("--stages", type=int, default=2, help="with the first; they share it")
     compared.add_argument("--markdown", action="store_true", help="tables instead of JSON lines")
-    args = parser.parse_args()
+    between = parser.add_argument_group("compare")
+    between.add_argument("entries", nargs="*", help="PROGRAM:WORK=COMMAND, the reference first")
+    between.add_argument("--rounds", type=int, default=5, help="of all commands in turn")
+    between.add_argument("--file", type=Path, default=Path("speed.jsonl"),
+                         help="to which lines are added (speed.jsonl)")  # fmt: skip
+    args = parser.parse_intermixed_args()
+    if args.entries and args.what != "compare":
+        parser.error(f"unrecognized arguments: {' '.join(args.entries)}")
     if args.devices > 1:  # read when jax starts its backend, which it has not yet
         flag = f"--xla_force_host_platform_device_count={args.devices}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
     run = _COMMANDS[args.what]
-    if args.what in ("allocate", "allocators", "simulate"):
+    if args.what in ("allocate", "allocators", "simulate", "compare"):
         run(args)
         return
     if args.model not in MODELS and not Path(args.model).is_dir():

@@ -10,6 +10,7 @@ the first tenth a program is compiled, the live arrays change, or resident memor
 """
 
 import argparse
+import collections
 import functools
 import json
 import os
@@ -32,14 +33,20 @@ LINES = 20  # reports
 
 
 class Compilations:
-    """Counts the programs that XLA compiles in this process from now on."""
+    """Counts the programs that XLA compiles in this process from now on, by name."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.by_name: collections.Counter[str] = collections.Counter()
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
-        self.count += event == "/jax/core/compile/backend_compile_duration"
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return self.by_name.total()
+
+    def _listen(self, event: str, duration_secs: float, **about: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.by_name[str(about.get("fun_name", ""))] += 1
 
 
 def resident_mb() -> float:

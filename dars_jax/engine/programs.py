@@ -137,6 +137,7 @@ class Programs:
             out = function(*args[:first], *mine, *args[last:])
             return jax.tree.map(lambda x: x[None], out)
 
+        one.__name__ = getattr(function, "func", function).__name__  # in profiles and logs
         mapped = jax.shard_map(
             one, mesh=self.mesh, in_specs=specs, out_specs=split, check_vma=False,
             axis_names=frozenset(sharding.BATCH_AXES),
