@@ -75,7 +75,7 @@ def _mixes(r: Reproduction) -> list[Block]:
 
 
 def _gain_table(first: str, studies: Mapping[str, Study], ks: Sequence[int]) -> Table:
-    """What each arm gained after SHORT prompts, by name of the variant."""
+    """What each arm gained after SHORT prompts, and its entropy, by name of the variant."""
     budget = Budget("prompts", SHORT)
     rows = []
     for name, study in studies.items():
@@ -84,9 +84,9 @@ def _gain_table(first: str, studies: Mapping[str, Study], ks: Sequence[int]) -> 
             for k in ks:
                 before = np.mean([run.pass_at(k)[0] for run in mine])
                 row += [f"{before:.3f}", str(study.gain(arm, k, budget))]
-            rows.append(row)
+            rows.append([*row, f"{study.level(arm, 'entropy', budget).mean:.3f}"])
     cells = [cell for k in ks for cell in (f"Pass@{k} before", "gain")]
-    return Table([first, "arm", "seeds", *cells], rows)
+    return Table([first, "arm", "seeds", *cells, "entropy"], rows)
 
 
 def _bases(r: Reproduction) -> list[Block]:
@@ -133,9 +133,10 @@ def _rates(r: Reproduction) -> list[Block]:
     studies = {f"x {v.rate:g}": found[v] for v in sorted(found, key=lambda v: v.rate)}
     return [
         Heading("Is it the learning rate?"),
-        Text(f"The same factors for all arms, after {SHORT:,} prompts."),
+        Text(f"The same factors for all arms, after {SHORT:,} prompts. Entropy, in nats per token, "
+             "is the mean of the last tenth of the steps."),
         _gain_table("rate", studies, (1, 8, r.most)),
-    ]
+    ]  # fmt: skip
 
 
 def _breadth(r: Reproduction) -> list[Block]:
