@@ -23,7 +23,7 @@ HOUSE = {
                          "finite_field", "exponentials", "identities", "same_value", "real_sets",
                          "lists", "relations", "rules", "generated_code",
                          "by_math_verify", "authors_call"],
-    "rewards": ["grader", "extract", "fast_path", "guard", "worker", "pool", "math_grader",
+    "rewards": ["grader", "extract", "fast_path", "guard", "lifeline", "worker", "pool", "math_grader",
                 "functions", "function_worker",
                 "function_grader", "sum_grader", "__init__", "__main__"],
     "engine": ["kv_cache", "state", "memory", "sampler", "decode", "programs", "session",
