@@ -44,8 +44,8 @@ _WORKDIR = flags.DEFINE_string(
 
 def fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
     """Prints one line and exits.  Logins and queries of addresses, often secrets, are left out."""
-    line = re.sub(r"(?<=://)[^\s/@]*@", "", " ".join(message.split()))
-    line = re.sub(r"(://[^\s?]*\?)[^\s'\"]+", r"\1…", line)
+    line = re.sub(r"(\w:/{1,2})[^\s/@]*@", r"\1", " ".join(message.split()))  # a path has one /
+    line = re.sub(r"(\w:/{1,2}[^\s?]*\?)[^\s'\"]+", r"\1…", line)
     print(f"error: {line}", file=sys.stderr)
     sys.exit(code)
 
