@@ -39,11 +39,10 @@ def even(response, gold):
     return sum(map(ord, response)) % (2 + int(gold.split()[0]) % 3) == 0
 
 
-def write_policy(directory):
+def write_policy(directory, **sizes):
     """One narrow layer with random weights."""
-    config = dataclasses.replace(
-        decoder.ARCHITECTURES["countdown"], num_layers=1, d_model=32, d_ff=32
-    )  # fmt: skip
+    sizes = {"num_layers": 1, "d_model": 32, "d_ff": 32} | sizes
+    config = dataclasses.replace(decoder.ARCHITECTURES["countdown"], **sizes)
     params = jax.jit(functools.partial(decoder.init_params, config))(jax.random.key(0))
     weights.save_params(directory, params, config, source=None, dtype=jnp.float32)
     countdown.train_tokenizer(directory / "tokenizer.model")

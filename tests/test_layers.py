@@ -15,7 +15,7 @@ HOUSE = {
     "allocator": ["integers", "checks", "chances", "rows", "asking", "sharing", "gaining",
                   "registry", "pull", "expected", "__init__"],
     "tasks": ["countdown", "countdown_tfds", "word_problems"],
-    "data": ["hub", "sources", "chat_template", "tokenizer", "prompts"],
+    "data": ["disk", "hub", "sources", "chat_template", "tokenizer", "prompts"],
     "policy": ["decoder", "lora", "page_kernels", "attention", "sharding", "families", "hf_fields",
                "hf_config", "hf_layout", "weights", "fingerprint", "adapter_files", "gguf"],
     "rewards.equality": ["vocabulary", "unicode", "latex", "trees", "numerals", "expression",
@@ -23,8 +23,8 @@ HOUSE = {
                          "finite_field", "exponentials", "identities", "same_value", "real_sets",
                          "lists", "relations", "rules", "generated_code",
                          "by_math_verify", "authors_call"],
-    "rewards": ["grader", "extract", "fast_path", "guard", "worker", "pool", "math_grader",
-                "functions", "function_worker",
+    "rewards": ["grader", "extract", "fast_path", "guard", "lifeline", "worker", "pool",
+                "math_grader", "functions", "function_worker",
                 "function_grader", "sum_grader", "__init__", "__main__"],
     "engine": ["kv_cache", "state", "memory", "sampler", "decode", "programs", "session",
                "jetstream_engine", "text", "driver", "server", "openai_requests",
@@ -42,8 +42,8 @@ HOUSE = {
     "commands": ["console", "cli", "startup", "train", "evaluate", "generations", "export", "serve",
                  "compile_tpu", "reproduce", "plot", "notebook"],
     "bench": ["work", "steps", "allocators", "compare", "__main__"],
-    "drills": ["soak", "long_run", "doomed", "crash", "grading", "by_value", "rewrites",
-               "decisions", "tpu_programs", "supply"],
+    "drills": ["soak", "long_run", "doomed", "crash", "damage", "grading", "by_value",
+               "rewrites", "decisions", "tpu_programs", "supply"],
 }  # fmt: skip
 
 # What a room keeps to itself; everything else in it may be imported from above.

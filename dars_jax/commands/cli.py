@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,8 +43,10 @@ _WORKDIR = flags.DEFINE_string(
 
 
 def fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
-    """Prints one line and exits."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    """Prints one line and exits.  Logins and queries of addresses, often secrets, are left out."""
+    line = re.sub(r"(\w:/{1,2})[^\s/@]*@", r"\1", " ".join(message.split()))  # a path has one /
+    line = re.sub(r"(\w:/{1,2}[^\s?]*\?)[^\s'\"]+", r"\1…", line)
+    print(f"error: {line}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -57,6 +60,8 @@ def one_line_errors() -> Iterator[None]:
     except storage.StorageError as error:
         fail(str(error), EXIT_NOT_SAVED)
     except OSError as error:
+        if error.errno in storage.FULL and error.filename:
+            fail(storage.told(error.filename, error), EXIT_NOT_SAVED)
         fail(str(error), EXIT_NOT_SAVED if error.errno in storage.FULL else EXIT_USAGE)
 
 

@@ -77,7 +77,7 @@ def pinned(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
     if not names:
         return config
     file = workdir / "config.json" if workdir else None
-    before = json.loads(file.read_text()) if file and file.exists() else {}
+    before = stored_settings(file) if file and file.exists() else {}
     found = {}
     if distributed.is_first():
         found = {key: hub.pin(name, before.get(key, "")) for key, name in names.items()}
@@ -87,6 +87,22 @@ def pinned(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
     config = config.copy_and_resolve_references()  # the caller's stays as it is
     config.update_from_flattened_dict(found)
     return config
+
+
+def stored_settings(file: Path) -> dict:
+    """What an earlier run has stored of its settings.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    try:
+        settings = json.loads(file.read_bytes())
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file} is damaged: it is no JSON object. Remove it, and name the "
+                         "commits of what is on the hub: NAME@COMMIT")  # fmt: skip
+    return settings
 
 
 def prepare(config: ConfigDict) -> tuple[build.Parts, metrics.Console]:

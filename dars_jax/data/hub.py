@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dars_jax.data import disk
+
 SCHEME = "hf://"
 CONFIG_FILES = ("config.json", "adapter_config.json")  # what decides whether a model can run
 _MODEL_FILES = (
@@ -101,6 +103,7 @@ def model_directory(path: str, files: tuple[str, ...] = _MODEL_FILES) -> Path:
 
     Raises:
       ValueError: it is a name that cannot be fetched.
+      OSError: the disk is full, see disk.filling.
     """
     name = parse(path)
     return _fetch(name, files, _ELSEWHERE) if name else Path(path)
@@ -111,6 +114,7 @@ def dataset_files(source: str) -> list[Path]:
 
     Raises:
       ValueError: they cannot be fetched, or there are none.
+      OSError: the disk is full, see disk.filling.
     """
     name = parse(source)
     assert name is not None  # of this scheme
@@ -124,7 +128,7 @@ def dataset_files(source: str) -> list[Path]:
 @functools.cache  # what one process has of a branch stays the same
 def _fetch(name: HubName, files: tuple[str, ...], without: tuple[str, ...] = ()) -> Path:
     hub = _library(name)
-    with _told(name):
+    with _told(name), disk.filling(hub.constants.HF_HUB_CACHE):
         return Path(hub.snapshot_download(
             name.repo, repo_type=name.kind, revision=name.revision or None,
             allow_patterns=list(files), ignore_patterns=list(without),
@@ -169,6 +173,8 @@ def _told(name: HubName) -> Iterator[None]:
         told = f"{where} answered with status {status}{token}"
     # the HTTP library's own error, under the name by which this version of huggingface_hub has it
     except (OSError, errors.HTTPError) as error:
+        if isinstance(error, OSError) and error.errno in disk.FULL:
+            raise
         told = (
             f"{_not_here(name)}{where} cannot be reached ({type(error).__name__}): give a path, or "
             f"where the cache has it its commit, {name.repo}@COMMIT"

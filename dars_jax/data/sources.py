@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dars_jax.data import hub
+from dars_jax.data import disk, hub
 
 MAX_LINE_BYTES = 1_000_000
 _LFS = b"version https://git-lfs."
@@ -27,6 +27,7 @@ def read_rows(source: str, data_dir: str | None = None) -> Iterator[tuple[int, R
 
     Raises:
       FileNotFoundError: there is no such file or prepared dataset.
+      OSError: the disk is full, see disk.filling.
       ValueError: the source has no such form, cannot be fetched, or the file is damaged.
     """
     if source.startswith("tfds:"):
@@ -138,7 +139,10 @@ def _tfds_rows(name: str, split: str, data_dir: str | None) -> Iterable[Mapping[
 
         tfds.disable_progress_bar()
         builder = Countdown(data_dir=data_dir, file_format="array_record")
-        with contextlib.redirect_stdout(io.StringIO()):  # it would announce a download
+        with (
+            contextlib.redirect_stdout(io.StringIO()),  # it would announce a download
+            disk.filling(builder.data_dir),  # written beside, and renamed when it is whole
+        ):
             builder.download_and_prepare()  # returns at once if it was prepared before
     else:
         try:

@@ -29,17 +29,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from dars_jax.commands import startup
+from dars_jax.config import ConfigDict
 from dars_jax.drills.doomed import POINTS
 from dars_jax.learner import update
 from dars_jax.policy import sharding
 from dars_jax.records import checkpoint, metrics
 from dars_jax.setup import build, saved_state
+from dars_jax.setup.plan import Plan
 
 REPO = Path(__file__).resolve().parents[2]
 STEPS = 8
@@ -99,9 +102,8 @@ class Kill:
         return cls(process, point=point, count=rng.randint(1, POINTS[point] // 2))
 
 
-def _commands(workdir: Path, count: int, keep: int) -> list[list[str]]:
+def _commands(workdir: Path, count: int, settings: dict) -> list[list[str]]:
     """One for each of `count` processes of a run."""
-    settings = SETTINGS | {"checkpoint.keep": keep}
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
     config = str(REPO / "configs" / "dars_b.py")
     command = [sys.executable, "-m", "dars_jax.drills.doomed", "--config", config,
@@ -114,13 +116,19 @@ def _commands(workdir: Path, count: int, keep: int) -> list[list[str]]:
     return [[*command, *meeting, f"--process_id={i}"] for i in range(count)]
 
 
-def _train(workdir: Path, count: int, keep: int = KEEP[0], kill: Kill | None = None) -> bool:
+def train(
+    workdir: Path,
+    count: int,
+    keep: int = KEEP[0],
+    kill: Kill | None = None,
+    settings: dict = SETTINGS,
+) -> bool:
     """Runs the trainer in `count` processes; whether it came to its end."""
-    group = []
+    group, settings = [], settings | {"checkpoint.keep": keep}
     path = workdir.with_suffix(".log")
     with open(path, "a") as log:
         before = log.tell()
-        for i, command in enumerate(_commands(workdir, count, keep)):
+        for i, command in enumerate(_commands(workdir, count, settings)):
             env = os.environ | {"NOTES": str(workdir.with_suffix(f".notes{i}"))}
             env |= {"NPROC": "16"} if count > 1 else {}
             if kill and kill.point and kill.process == i:
@@ -155,21 +163,36 @@ def _sampled(workdir: Path) -> collections.Counter[str]:
     return counts
 
 
-def outcome(workdir: Path) -> Outcome:
-    """Reads what a finished run has left."""
-    config = runpy.run_path(str(REPO / "configs" / "dars_b.py"))["get_config"]("")
-    config.update_from_flattened_dict(SETTINGS)
-    plan = build.make_plan(config)
+def reader(plan: Plan, config: ConfigDict) -> Callable[[Path, int], list[np.ndarray]]:
+    """A function of a working directory and a step that reads the state of the checkpoint.
+
+    It raises ValueError where the checkpoint is refused.
+    """
     optimizer = update.make_optimizer(plan.optimizer)
     mesh = sharding.make_mesh(*plan.mesh_shape)
     shardings = update.state_shardings(plan.model, optimizer, mesh)
     source = build.policy_directory(plan, print)
-    state = saved_state.restore(plan, workdir, config, STEPS, source, optimizer, shardings)
+    return lambda workdir, step: jax.tree.leaves(jax.device_get(
+        saved_state.restore(plan, workdir, config, step, source, optimizer, shardings)
+    ))  # fmt: skip
+
+
+def configuration(settings: dict) -> ConfigDict:
+    """What the command line of a run with these settings describes."""
+    config = runpy.run_path(str(REPO / "configs" / "dars_b.py"))["get_config"]("")
+    config.update_from_flattened_dict(settings)
+    return config
+
+
+def outcome(workdir: Path) -> Outcome:
+    """Reads what a finished run has left."""
+    config = configuration(SETTINGS)
+    state = reader(build.make_plan(config), config)(workdir, STEPS)
     timed = lambda key: key.startswith("seconds") or key.endswith("_per_s")  # noqa: E731
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     rows = [{k: v for k, v in json.loads(line).items() if not timed(k)} for line in lines]
     answers = {file.name: file.read_bytes() for file in (workdir / "eval").glob("*.jsonl")}
-    return Outcome(rows, answers, jax.tree.leaves(jax.device_get(state)))
+    return Outcome(rows, answers, state)
 
 
 def damage(workdir: Path, rng: random.Random) -> str:
@@ -189,10 +212,10 @@ def damage(workdir: Path, rng: random.Random) -> str:
 def drill(directory: Path, kills: int, seed: int, processes: int) -> int:
     """Runs the drill in a directory; returns how often it was not as it must be."""
     rng = random.Random(seed)
-    _train(directory / "undisturbed", processes)  # also prepares data and compiled programs
+    train(directory / "undisturbed", processes)  # also prepares data and compiled programs
     wanted = outcome(directory / "undisturbed")
     begin = time.perf_counter()
-    _train(directory / "timed", processes)
+    train(directory / "timed", processes)
     seconds = time.perf_counter() - begin
     points: collections.Counter[str] = collections.Counter()
     failed = number = paid = again = 0
@@ -203,7 +226,7 @@ def drill(directory: Path, kills: int, seed: int, processes: int) -> int:
         while True:
             done = points.total()
             kill = Kill.draw(rng, done, processes, seconds) if done < kills else None
-            if _train(workdir, processes, keep, kill):
+            if train(workdir, processes, keep, kill):
                 break
             assert kill is not None
             points[kill.point or "random"] += 1

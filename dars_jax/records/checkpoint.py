@@ -234,7 +234,8 @@ class Checkpoints:
         about = read(args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
         if about["format"] > FORMAT:
             raise ValueError(f"{where} has format {about['format']}; this version reads up to "
-                             f"{FORMAT}")  # fmt: skip
+                             f"{FORMAT}: go on with a newer dars_jax, or take another --workdir to "
+                             "start anew")  # fmt: skip
         if about["step"] != step:
             raise ValueError(f"{where} holds step {about['step']}: was it renamed?")
         changed = config_lib.differences(about["config"], self._config)

@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from dars_jax import distributed
 from dars_jax.records.progress import duration
-from dars_jax.records.storage import writing
+from dars_jax.records.storage import replace, writing
 from dars_jax.records.tracker import Tracker
 from dars_jax.rewards import Verdict
 from dars_jax.rollout.stages import RolloutStats
@@ -105,16 +106,46 @@ def cost_metrics(stats: RolloutStats) -> dict[str, Any]:
     }
 
 
+def _kept(path: Path, last_step: int) -> list[tuple[int, bytes]]:
+    """(step, line) of the whole lines up to a step.
+
+    Raises:
+      ValueError: a line is not as it was written.
+    """
+    kept = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            step = json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError):
+            step = None
+        if type(step) is not int:
+            raise ValueError(f"{path}, line {number}, is damaged: it is no object with a step. "
+                             "Remove the line, and the same command goes on")  # fmt: skip
+        if step <= last_step:
+            kept.append((step, line + b"\n"))
+    return kept
+
+
 class MetricsLog:
     """WORKDIR/metrics.jsonl, one object per step, and TensorBoard events beside it.
 
     The first of several processes writes them; a tracker gets what TensorBoard gets.
     """
 
-    def __init__(self, workdir: Path, last_step: int, tracker: Tracker | None = None):
+    def __init__(
+        self,
+        workdir: Path,
+        last_step: int,
+        tracker: Tracker | None = None,
+        log: Callable[[str], None] = print,
+    ):
         """Drops lines of steps after `last_step`: the run continues from there.
 
+        Args:
+          log: is told of steps that have no line any more, or another one.
+
         Raises:
+          ValueError: a line that stood is not one as it was written.
           StorageError: the files cannot be written; so do the methods.
         """
         self._writes = distributed.is_first()
@@ -124,13 +155,12 @@ class MetricsLog:
         from clu import metric_writers
 
         self._path = workdir / "metrics.jsonl"
-        if self._path.exists():
-            lines = self._path.read_text().splitlines(keepends=True)
-            kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= last_step]
-            partial = self._path.with_suffix(".partial")
-            with writing(self._path):
-                partial.write_text("".join(kept))
-                partial.replace(self._path)
+        if last_step or self._path.exists():
+            kept = _kept(self._path, last_step) if self._path.exists() else []
+            if [step for step, _ in kept] != list(range(1, last_step + 1)):
+                log(f"WARNING: {self._path} is damaged: of the {last_step} steps of this run it "
+                    f"has lines of {len({step for step, _ in kept})}")  # fmt: skip
+            replace(self._path, b"".join(line for _, line in kept))
         with writing(self._path):
             # without a buffer: what a full disk has refused is not written again at the end
             self._file = self._path.open("ab", buffering=0)

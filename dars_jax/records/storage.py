@@ -8,7 +8,9 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from dars_jax.data import disk
+
+FULL = disk.FULL
 _OF_STORAGE = (*FULL, errno.EIO, errno.EROFS, errno.ESTALE, errno.EACCES, errno.EPERM,
                errno.ENOTDIR, errno.EEXIST)  # fmt: skip
 
@@ -33,12 +35,17 @@ def writing(path: Path, *, any_error: bool = False) -> Iterator[None]:
         number = error.errno if isinstance(error, OSError) else None
         if not any_error and number not in _OF_STORAGE:
             raise
-        told = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-        reason = told.splitlines()[-1].strip()
-        raise StorageError(
-            f"{path} could not be written ({reason}); what was finished before is whole. Make room "
-            "there, and the same command goes on"
-        ) from error
+        raise StorageError(told(path, error)) from error
+
+
+def told(path: Path | str, error: BaseException) -> str:
+    """One line about a file, or a directory, that could not be written."""
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    reason = text.splitlines()[-1].strip()
+    return (
+        f"{path} could not be written ({reason}); what was finished before is whole. Make room "
+        "there, and the same command goes on"
+    )
 
 
 def replace(path: Path, content: str | bytes) -> None:

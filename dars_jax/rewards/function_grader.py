@@ -24,7 +24,7 @@ _KEPT = 3  # complaints
 _MAIN = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
     "import dars_jax.rewards.function_worker as worker; "
-    "worker.main(sys.argv[2], float(sys.argv[3]), int(sys.argv[4]))"
+    "worker.main(sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))"
 )
 
 

@@ -11,11 +11,18 @@ import resource
 import signal
 import sys
 
-from dars_jax.rewards import functions
+from dars_jax.rewards import functions, lifeline
 
 
-def main(name: str, cpu_limit_s: float, memory_limit: int) -> None:
-    """Serves until stdin ends.  cpu_limit_s counts per answer, memory_limit is in bytes."""
+def main(name: str, cpu_limit_s: float, memory_limit: int, life: int) -> None:
+    """Serves until stdin ends.
+
+    Args:
+      cpu_limit_s: of each answer.
+      memory_limit: bytes.
+      life: see lifeline.tie.
+    """
+    lifeline.tie(life)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer
     replies = os.dup(1)
     os.dup2(2, 1)

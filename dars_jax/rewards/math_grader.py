@@ -23,7 +23,7 @@ _WARN_AT_LEAST = 200  # responses: one time-out in a small batch is no news
 
 _MAIN = (
     "import sys; sys.path.insert(0, sys.argv[1]); import dars_jax.rewards.worker as worker; "
-    "worker.main(float(sys.argv[2]), sys.argv[3] == 'authors')"
+    "worker.main(float(sys.argv[2]), sys.argv[3] == 'authors', int(sys.argv[4]))"
 )
 _HINT = (
     ": is math-verify installed? See for yourself: "

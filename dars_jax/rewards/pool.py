@@ -36,7 +36,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]  # where a worker finds this 
 class Command:
     """How a worker is started."""
 
-    argv: tuple[str, ...]  # after the interpreter
+    argv: tuple[str, ...]  # after the interpreter, before the descriptor of its lifeline
     env: Mapping[str, str]
     cwd: str | None = None
     quiet: bool = True  # nothing of its standard error is shown
@@ -56,15 +56,18 @@ class _Worker:
     """One process and the items it has been sent, oldest first."""
 
     def __init__(self, command: Command) -> None:
+        its_end, self._life = os.pipe()
         self.process = subprocess.Popen(
-            [sys.executable, *command.argv],
+            [sys.executable, *command.argv, str(its_end)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if command.quiet else None,
             bufsize=0,
             cwd=command.cwd,
             env=dict(command.env),
+            pass_fds=(its_end,),
         )
+        os.close(its_end)
         assert self.process.stdin is not None and self.process.stdout is not None
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
         self.sent: collections.deque[Item] = collections.deque()
@@ -95,6 +98,7 @@ class _Worker:
         self.process.kill()
         self.stdin.close()
         self.stdout.close()
+        os.close(self._life)
         return self.process.wait()
 
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from dars_jax.rewards import guard
+from dars_jax.rewards import guard, lifeline
 from dars_jax.rewards.equality import rules
 from dars_jax.rewards.equality.evaluator import TooBig
 from dars_jax.rewards.equality.forms import TooMany
@@ -159,12 +159,14 @@ class _AuthorsJudge:
         return verdict, []
 
 
-def main(cpu_limit_s: float, authors: bool = False) -> None:
+def main(cpu_limit_s: float, authors: bool, life: int) -> None:
     """Serves until stdin ends, or until it is time for a fresh process.
 
     Args:
       authors: judge by math-verify instead of by our rules.
+      life: see lifeline.tie.
     """
+    lifeline.tie(life)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

@@ -18,7 +18,7 @@ import numpy as np
 from dars_jax import config as config_lib
 from dars_jax import distributed
 from dars_jax.data.prompts import batch_indices
-from dars_jax.evaluation import answering
+from dars_jax.evaluation import answering, scores
 from dars_jax.policy import lora, sharding
 from dars_jax.records import checkpoint, metrics, storage
 from dars_jax.records.checkpoint import Checkpoints
@@ -33,6 +33,8 @@ from dars_jax.training.stop import StopFlag, Stopped, StrangeWeightsError, Usual
 from dars_jax.training.watchdog import Watchdog, nobody
 from dars_jax.types import TrainState, UpdateBatch
 
+# what reading a damaged file of figures or answers may raise
+_DAMAGED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError)
 NON_FINITE_LIMIT = 3  # updates in a row that were not applied
 
 
@@ -51,11 +53,12 @@ class Trainer:
         """Loads the initial policy, or the newest checkpoint of the working directory.
 
         Raises:
-          ValueError: the policy or the checkpoint cannot be used; see Checkpoints.restore
-            and checkpoint.recover.
+          ValueError: the policy, the checkpoint or the metrics cannot be used; see
+            Checkpoints.restore, checkpoint.recover and MetricsLog.
+          StorageError: files cannot be written.
         """
         self._parts, self._plan, self._workdir = parts, parts.plan, workdir
-        self._grader, self._console, self._tracker = grader, console, tracker
+        self._grader, self._console = grader, console
         self._watchdog = watchdog or nobody()
         c = parts.plan.config
         directory = workdir / "checkpoints"
@@ -67,6 +70,7 @@ class Trainer:
         self._initial = build.initial_params(parts) if frozen else None
         self._journals = Journals(workdir / "journal", config_lib.flatten(c), console.log)
         self._state, self._start = self._restore()
+        self._log = metrics.MetricsLog(workdir, self._start, tracker, console.log)
         self._non_finite = 0
         self._usual_gap = UsualGap(GAP_LIMIT_EXACT)
         self._seconds_saving = 0.0  # that the loop waited, after the step before
@@ -87,7 +91,7 @@ class Trainer:
         c, start, checkpoints = self._plan.config, self._start, self._checkpoints
         state = self._state
         del self._state  # the update donates it
-        log = metrics.MetricsLog(self._workdir, start, self._tracker)
+        log = self._log
         with (
             StopFlag().installed() as stop,
             jax.transfer_guard("disallow"),  # every crossing is explicit
@@ -265,8 +269,15 @@ class Trainer:
         if self._start == 0:
             return self._evaluate(0, params, log, stop)
         if distributed.of_first(summary.exists() and summary.with_suffix(".jsonl").exists()):
-            return _read_report(summary)
-        initial = build.initial_params(self._parts) if self._initial is None else self._initial
+            seed, first = self._plan.config.seed, distributed.is_first()
+            problem = stored_problem(summary, seed) if first else ""
+            if not distributed.of_first(bool(problem)):
+                return read_report(summary)
+            self._console.log(f"WARNING: {problem}: the initial policy is evaluated again")
+        initial = self._initial
+        if initial is None:
+            with jax.transfer_guard("allow"):  # they are read from the policy's files
+                initial = build.initial_params(self._parts)
         return self._evaluate(0, self._parts.engine.load_params(initial), log, stop)
 
     def _evaluate_once(
@@ -315,10 +326,25 @@ class Trainer:
                               f"{low}–{high}; the README's figures cannot be expected")  # fmt: skip
 
 
-def _read_report(path: Path) -> answering.Report:
-    raw = json.loads(path.read_text())
-    for name in ("pass_at", "pass_interval"):
-        raw[name] = {int(k): v for k, v in raw[name].items()}
+def stored_problem(summary: Path, seed: int) -> str:
+    """What is wrong with an evaluation's figures, or the answers beside them; "" if nothing."""
+    answers = summary.with_suffix(".jsonl")
+    try:
+        stored = read_report(summary)
+    except _DAMAGED:
+        return f"{summary} is damaged"
+    try:
+        found = scores.report(answering.read(answers, stored.num_problems), seed)
+    except (*_DAMAGED, GradingError):
+        return f"{answers} is damaged"
+    return "" if found == stored else f"{summary} has other figures than {answers}"
+
+
+def read_report(path: Path) -> answering.Report:
+    """Stored figures of an evaluation."""
+    raw = json.loads(path.read_bytes())
+    raw["pass_at"] = {int(k): v for k, v in raw["pass_at"].items()}
+    raw["pass_interval"] = {int(k): tuple(v) for k, v in raw["pass_interval"].items()}
     return answering.Report(**raw)
 
 

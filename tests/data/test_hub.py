@@ -1,12 +1,14 @@
 """Models and datasets by name, from a small hub that speaks the real one's interface."""
 
 import json
+import resource
 import sys
 
 import hub_server
 import pytest
 from huggingface_hub import constants
 
+from dars_jax.commands import cli
 from dars_jax.data import hub, sources
 
 FIRST, SECOND = "a" * 40, "b" * 40
@@ -125,3 +127,30 @@ def test_without_a_network_a_pinned_name_is_taken_from_the_cache(there, monkeypa
 def test_without_the_library_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert "pip install 'dars_jax[hub]', or give a path" in refusal("org/m")
+
+
+def test_a_full_disk_is_told_with_its_place_and_the_same_call_goes_on(there, tmp_path, capsys):
+    weights = b"w" * 20_000
+    there.add("models/org/m", MODEL | {"model.safetensors": weights})
+    pinned = hub.pin("org/m")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(SystemExit) as ended, cli.one_line_errors():
+            hub.model_directory(pinned)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert ended.value.code == cli.EXIT_NOT_SAVED
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"error: {tmp_path / 'cache'} could not be written (File too large)")
+    found = hub.model_directory(pinned)
+    assert (found / "model.safetensors").read_bytes() == weights
+
+
+def test_a_login_in_the_hubs_address_is_not_shown(there, monkeypatch, capsys):
+    address = constants.ENDPOINT.replace("://", "://user:secret@")
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    with pytest.raises(SystemExit), cli.one_line_errors():
+        hub.pin("org/nothing")
+    told = capsys.readouterr().err
+    assert "secret" not in told and "user" not in told and "http://127.0.0.1" in told

@@ -1,11 +1,14 @@
 """Prompts from datasets that TensorFlow Datasets has prepared."""
 
+import resource
 import subprocess
 import sys
 
 import pytest
 from prompt_rows import load
 
+from dars_jax.commands import cli
+from dars_jax.data import sources
 from dars_jax.data.prompts import load_examples
 from dars_jax.data.tokenizer import load_tokenizer
 from dars_jax.tasks import countdown
@@ -19,6 +22,8 @@ def data_dir(tmp_path_factory):
 def test_countdown_is_prepared_once_and_read_without_tensorflow(data_dir):
     code = f"""
 import sys
+from dars_jax.commands import cli
+from dars_jax.data import sources
 from dars_jax.data.prompts import load_examples
 from dars_jax.data.tokenizer import load_tokenizer
 from dars_jax.tasks import countdown
@@ -97,3 +102,21 @@ def test_a_dataset_that_was_not_prepared_or_a_split_that_is_not_there_is_refused
         load("tfds:nothing:train", data_dir=str(data_dir))
     with pytest.raises(ValueError, match="Unknown split 'validation'"):
         load("tfds:countdown:validation", data_dir=str(data_dir))
+
+
+@pytest.mark.parametrize("size", [1_000, 60_000])  # of the most that fits into a file
+def test_a_full_disk_is_told_with_its_place_and_the_same_call_goes_on(size, tmp_path, capsys):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        with pytest.raises(SystemExit) as ended, cli.one_line_errors():
+            sources.read_rows("tfds:countdown:train", str(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert ended.value.code == cli.EXIT_NOT_SAVED
+    told = capsys.readouterr().err.splitlines()[-1]
+    place = tmp_path / "countdown" / "1.0.0"
+    assert told.startswith(f"error: {place} could not be written (File too large)")
+    assert not list((tmp_path / "countdown").iterdir())  # nothing half prepared
+    rows = [row["problem"] for _, row in sources.read_rows("tfds:countdown:train", str(tmp_path))]
+    assert [row.decode() for row in rows] == list(countdown.train_problems())

@@ -137,10 +137,22 @@ def test_orbax_alone_would_have_restored_a_flipped_bit(saved):
     assert changed
 
 
+def swap(path):
+    """With the largest of the other files."""
+    others = [p for p in files(path.parents[1]) if p.read_bytes() != path.read_bytes()]
+    other = max(others, key=lambda p: p.stat().st_size)
+    mine = path.read_bytes()
+    path.write_bytes(other.read_bytes())
+    other.write_bytes(mine)
+
+
 DAMAGE = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "deleted": lambda path: path.unlink(),
     "a bit flipped": flip,
+    "emptied": lambda path: path.write_bytes(b""),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"0"),
+    "swapped": swap,
 }
 
 
@@ -149,7 +161,8 @@ def test_the_one_before_is_used_and_the_damaged_one_kept_aside(saved, damage):
     path = max(files(saved / "3" / "state"), key=lambda p: p.stat().st_size)
     DAMAGE[damage](path)
     newest, logged = recover(saved)
-    assert newest == 2 and len(logged) == 1 and str(path) in logged[0] and "step 3" in logged[0]
+    assert newest == 2 and len(logged) == 1 and str(saved / "3") in logged[0]
+    assert (str(path) in logged[0] or damage == "swapped") and "step 3" in logged[0]
     assert int(restore(saved, 2).step) == 2
     assert (saved.parent / "damaged" / "3.0").is_dir() and not (saved / "3").exists()
     with contextlib.closing(Checkpoints(saved, {"seed": 0}, keep=5)) as checkpoints:
@@ -178,6 +191,15 @@ def test_a_renamed_checkpoint_is_not_believed(saved):
     assert newest == 3 and "holds step 2" in logged[0]
 
 
+def test_two_that_were_swapped_are_both_refused(saved):
+    shutil.rmtree(saved / "1")
+    (saved / "3").rename(saved / "between")
+    (saved / "2").rename(saved / "3")
+    (saved / "between").rename(saved / "2")
+    with pytest.raises(ValueError, match=r"holds step 2: was it renamed\?, and no checkpoint"):
+        recover(saved)
+
+
 def test_without_a_good_one_the_run_does_not_start_from_nothing(saved):
     for step in (1, 2, 3):
         flip(max(files(saved / str(step)), key=lambda p: p.stat().st_size))
@@ -197,7 +219,7 @@ def test_checkpoints_without_a_manifest_from_before_there_was_one_are_read(saved
 def test_a_newer_format_is_refused(saved):
     about = saved / "3" / "about" / "metadata"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"format": 9}))
-    with pytest.raises(ValueError, match="format 9"):
+    with pytest.raises(ValueError, match=r"format 9; .* up to 2: go on with a newer"):
         restore(saved, 3)
 
 
