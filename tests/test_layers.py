@@ -27,8 +27,8 @@ HOUSE = {
                 "math_grader", "functions", "function_worker",
                 "function_grader", "sum_grader", "__init__", "__main__"],
     "engine": ["kv_cache", "state", "memory", "sampler", "decode", "programs", "session",
-               "jetstream_engine", "text", "driver", "server", "openai_requests",
-               "openai_replies", "openai_server"],
+               "jetstream_engine", "text", "driver", "server", "client", "openai_requests",
+               "http_limits", "openai_replies", "openai_server"],
     "rollout": ["exchange", "scheduler", "stages", "simulation"],
     "learner": ["packing", "loss", "gradient", "update", "memory"],
     "records": ["storage", "progress", "tracker", "metrics", "manifest", "checkpoint", "journal"],
@@ -43,7 +43,8 @@ HOUSE = {
                  "compile_tpu", "reproduce", "plot", "notebook"],
     "bench": ["work", "steps", "allocators", "compare", "__main__"],
     "drills": ["soak", "long_run", "doomed", "crash", "damage", "grading", "by_value",
-               "rewrites", "decisions", "tpu_programs", "supply"],
+               "rewrites", "decisions", "tpu_programs", "supply", "http_client", "grpc_client",
+               "servers"],
 }  # fmt: skip
 
 # What a room keeps to itself; everything else in it may be imported from above.
@@ -53,7 +54,15 @@ PRIVATE = {
     "rewards.equality": set(HOUSE["rewards.equality"])
     - {"rules", "by_math_verify", "authors_call", "evaluator", "trees", "forms"},
     "rewards": set(HOUSE["rewards"]) - {"__init__"},
-    "engine": {"sampler", "decode", "text", "driver", "openai_requests", "openai_replies"},
+    "engine": {
+        "sampler",
+        "decode",
+        "text",
+        "driver",
+        "openai_requests",
+        "http_limits",
+        "openai_replies",
+    },  # fmt: skip
     "rollout": {"exchange"},
     "records": {"manifest"},
     "training": {"assemble", "stop"},
@@ -64,10 +73,10 @@ PRIVATE = {
 # Libraries that only these files import at all, whether at the top or inside a function.
 HOMES = {
     # archived: nothing outside of the engine's room knows of it
-    "jetstream": {"engine.jetstream_engine", "engine.driver", "engine.server"},
-    "grpc": {"engine.server"},
-    "starlette": {"engine.openai_server"},
-    "uvicorn": {"engine.openai_server"},
+    "jetstream": {"engine.jetstream_engine", "engine.driver", "engine.server", "engine.client"},
+    "grpc": {"engine.server", "engine.client", "drills.grpc_client"},
+    "starlette": {"engine.openai_server", "engine.http_limits"},
+    "uvicorn": {"engine.openai_server", "engine.http_limits"},
     "pydantic": {"engine.openai_requests"},
     # linen is the decoder's; sharding resolves its logical axes; the engine's states are
     # flax.struct's, since JetStream's ResultTokens is one

@@ -70,11 +70,14 @@ def serve(
         server = make_server(plan, engine, params, tokenizer, workdir.resolve().name,
                              host=host, port=port, failed=ended.put)  # fmt: skip
 
+    signals = (signal.SIGINT, signal.SIGTERM)
+
     def stop(signum: int, _: Any) -> None:
-        signal.signal(signum, signal.SIG_DFL)  # a second one acts at once
+        for either in signals:
+            signal.signal(either, signal.SIG_DFL)  # a second one acts at once
         ended.put(signum)
 
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in signals:
         signal.signal(signum, stop)
     console.log(
         f"serving {'the initial policy' if step is None else f'step {step}'} on {server.address}: "

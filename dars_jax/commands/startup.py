@@ -29,6 +29,7 @@ def settle() -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("jax").setLevel(logging.WARNING)  # and jax how processes meet
     logging.getLogger("dars_jax").setLevel(logging.WARNING)  # what it has to tell it prints
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # each write to a client that has gone
     for name in ("httpx", "httpx2"):  # every request to the hub, with addresses that are signed
         logging.getLogger(name).setLevel(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))

@@ -58,6 +58,7 @@ class Piece(ReturnSample):
     end: str = ""  # "stop" at an EOS, "length" at the limit, "" if there is more to come
 
 
+MOST_WAITING = 1 << 14  # answers; a few KB each
 Channel: TypeAlias = AsyncMultifuture[list[Piece]]
 
 
@@ -73,6 +74,12 @@ class Driver(orchestrator.Driver):
         """`failed` is called from a thread that cannot go on; the others then wait for `stop`."""
         self._failed = failed
         super().__init__([engine], [engine], [params], [params], interleaved_mode=True)
+        self._prefill_backlog.maxsize = MOST_WAITING
+
+    @property
+    def waiting(self) -> int:
+        """Answers that have not been begun."""
+        return self._prefill_backlog.qsize()
 
     def ask(
         self,
@@ -83,19 +90,28 @@ class Driver(orchestrator.Driver):
         """Its answer, piece by piece, one to a list; call it in the event loop that reads them.
 
         Canceling the channel gives the slot back at the next dispatch.
+
+        Raises:
+          queue.Full: MOST_WAITING others wait.
         """
         channel: Channel = AsyncMultifuture()
         self.place_request_on_prefill_queue(
-            Ask(max_tokens=sampling.max_tokens, return_channel=channel, prefill_content=list(ids),
+            Ask(max_tokens=sampling.max_tokens, return_channel=channel, prefill_content=ids,
                 sampling=sampling, stream=stream)
         )  # fmt: skip
         return channel
 
     def _prefill(self, idx: int) -> None:
-        """JetStream's own puts a BOS in front of ids, and knows neither sampling nor stream."""
+        """JetStream's own puts a BOS in front of ids, and knows neither sampling nor stream.
+
+        A client that has gone costs no prefill, but its request keeps its number.
+        """
         engine, params = self._prefill_engines[idx], self._prefill_params[idx]
         tokenizer = engine.build_tokenizer(engine.get_tokenizer())
         while self.live and (request := self._prefill_backlog.get()) is not None:
+            if request.return_channel.cancelled():
+                engine.pass_over(getattr(request, "stream", None))
+                continue
             tokens, length = tokenizer.pad(request.prefill_content, self._jax_padding)
             own = {}
             if isinstance(request, Ask):

@@ -210,6 +210,11 @@ class PolicyEngine(engine_api.Engine):
             jnp.int32(limit), arrays,
         )  # fmt: skip
 
+    def pass_over(self, stream: tuple[int, int, int, int, int] | None = None) -> None:
+        """Counts a request that nobody waits for any more as `prefill` would."""
+        if stream is None:
+            next(self._count)
+
     def insert(self, prefix: Prefix, decode_state: Slots, slot: int, **newer: Any) -> Slots:
         """Puts a prefilled request into a slot; the state is donated."""
         _check_newer(newer)

@@ -17,11 +17,17 @@ MOST_CHOICES = 1024  # answers of one request, over all of its prompts
 COLDEST = 1e-3  # below this a temperature would overflow float32
 
 
+def _short(text: str, most: int = 300) -> str:
+    """One line: a client may have put megabytes into the name of a field."""
+    line = " ".join(text[:most].split())
+    return line if len(text) <= most else line + " …"
+
+
 class Refusal(Exception):
     """A request that cannot be answered: HTTP status, one line, and what is wrong with it."""
 
     def __init__(self, message: str, param: str | None = None, status: int = 400, code: str = ""):
-        super().__init__(message)
+        super().__init__(_short(message))
         self.param, self.status, self.code = param, status, code or None
 
 
@@ -129,6 +135,9 @@ class CompletionRequest(_Request):
         several = isinstance(self.prompt, list) and bool(self.prompt)
         one = not several or isinstance(self.prompt[0], int)
         given: Sequence[Any] = [self.prompt] if one else self.prompt
+        _few(len(given) * (self.n or 1))
+        for text in given:
+            _not_far_too_long(text, limits)
         prompts = [tokenizer.encode_prompt(p) if isinstance(p, str) else p for p in given]
         most = self.max_tokens
         echo = bool(self.echo)
@@ -154,7 +163,7 @@ class CompletionRequest(_Request):
             )  # fmt: skip
         if job.echo and job.stream and self.logprobs is not None:
             raise Refusal("echo with logprobs is not streamed: leave stream out", "stream")
-        return _few(job)
+        return job
 
 
 class _Part(pydantic.BaseModel):
@@ -201,15 +210,17 @@ class ChatRequest(_Request):
         Raises:
           Refusal: it cannot be answered.
         """
+        _few(self.n or 1)
         try:
             text = tokenizer.render([message.plain() for message in self.messages])
         except ValueError as error:
             raise Refusal(f"{error}; /v1/completions takes raw text", "messages") from error
+        _not_far_too_long(text, limits)
         name = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
         most = getattr(self, name)
         if most is None:
             most = limits.answer_tokens
-        return _few(Job(
+        return Job(
             prompts=_checked([tokenizer.encode(text)], limits),
             texts=(text,),
             n=self.n or 1,
@@ -220,7 +231,7 @@ class ChatRequest(_Request):
             echo=False,
             stream=bool(self.stream),
             usage=bool(self.stream_options and self.stream_options.include_usage),
-        ))  # fmt: skip
+        )
 
 
 def parse(kind: type[CompletionRequest] | type[ChatRequest], body: bytes, limits: Limits) -> Any:
@@ -233,7 +244,7 @@ def parse(kind: type[CompletionRequest] | type[ChatRequest], body: bytes, limits
         request = kind.model_validate_json(body)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = [str(part) for part in first["loc"]]
+        where = [_short(str(part), 60) for part in first["loc"]]
         if where[:1] == ["prompt"]:
             raise Refusal(
                 "prompt: expected a text, a list of texts, a list of token ids or a list of such "
@@ -273,8 +284,16 @@ def _checked(prompts: Sequence[Sequence[int]], limits: Limits) -> tuple[tuple[in
     return tuple(tuple(ids) for ids in prompts)
 
 
-def _few(job: Job) -> Job:
-    count = len(job.prompts) * job.n
+def _few(count: int) -> None:
     if count > MOST_CHOICES:
         raise Refusal(f"{count} answers in one request: at most {MOST_CHOICES}", "n")
-    return job
+
+
+def _not_far_too_long(prompt: str | Sequence[int], limits: Limits) -> None:
+    """Refuses a text that cannot fit before seconds are spent on its tokens."""
+    most = max(1 << 16, 64 * limits.prompt_tokens)
+    if isinstance(prompt, str) and len(prompt) > most:
+        raise Refusal(
+            f"prompt of {len(prompt)} characters: at most {limits.prompt_tokens} tokens fit",
+            "prompt", code="context_length_exceeded",
+        )  # fmt: skip

@@ -4,8 +4,9 @@ import asyncio
 import json
 import logging
 import math
-import socket
+import queue
 from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
 from typing import Any
 
@@ -18,8 +19,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from dars_jax.data.tokenizer import Tokenizer
-from dars_jax.engine import openai_replies, openai_requests
-from dars_jax.engine.driver import Driver
+from dars_jax.engine import http_limits, openai_replies, openai_requests
+from dars_jax.engine.driver import MOST_WAITING, Driver
 from dars_jax.engine.jetstream_engine import PolicyEngine
 from dars_jax.engine.openai_replies import ChatReplies, Part, Replies, Scores
 from dars_jax.engine.openai_requests import ChatRequest, CompletionRequest, Job, Limits, Refusal
@@ -28,7 +29,7 @@ from dars_jax.policy import decoder
 
 _log = logging.getLogger(__name__)
 
-_MOST_BYTES = 8 << 20  # of a request
+_LARGE = 1 << 16  # bytes of a body that takes a thread
 _SEEDED = -3  # stands where rollouts have their step: streams of requests with a seed of their own
 
 
@@ -47,6 +48,7 @@ class Api:
         self._tokenizer = tokenizer
         self._limits = Limits(model, engine.max_prefill_length, engine.max_answer_length,
                               engine.vocab_size, engine.sampling)  # fmt: skip
+        self._bodies = http_limits.Bodies()
         self._scoring = asyncio.Lock()  # logits of one prompt at a time
         self.app = Starlette(
             routes=[
@@ -74,18 +76,28 @@ class Api:
         return {"id": self._limits.model, "object": "model", "created": 0, "owned_by": "dars_jax"}
 
     async def _completions(self, request: Request) -> Response:
-        asked = openai_requests.parse(CompletionRequest, await _body(request), self._limits)
-        job = asked.job(self._tokenizer, self._limits)
-        return await self._reply(request, job, Replies)
+        return await self._reply(request, await self._job(request, CompletionRequest), Replies)
 
     async def _chat(self, request: Request) -> Response:
-        asked = openai_requests.parse(ChatRequest, await _body(request), self._limits)
-        job = asked.job(self._tokenizer, self._limits)
-        return await self._reply(request, job, ChatReplies)
+        return await self._reply(request, await self._job(request, ChatRequest), ChatReplies)
+
+    async def _job(
+        self, request: Request, kind: type[CompletionRequest] | type[ChatRequest]
+    ) -> Job:
+        def run(body: bytes) -> Job:
+            asked = openai_requests.parse(kind, body, self._limits)
+            return asked.job(self._tokenizer, self._limits)
+
+        async with self._bodies.of(request) as body:
+            if len(body) <= _LARGE:
+                return run(body)
+            return await asyncio.to_thread(run, body)  # MBs take seconds
 
     async def _reply(self, request: Request, job: Job, kind: type[Replies]) -> Response:
         if not self._driver.live:
             raise Refusal("the server is stopping", status=503)
+        if self._driver.waiting + len(job.prompts) * job.n > MOST_WAITING:
+            raise _busy()
         replies = kind(job, self._limits.model, self._tokenizer.decode)
         if job.stream:
             events = self._events(request, job, replies)
@@ -120,6 +132,8 @@ class Api:
             try:
                 async for part in self._answer(job, index):
                     news.put_nowait((index, part))
+            except queue.Full:  # others were faster
+                news.put_nowait(_busy())
             except Exception as error:
                 news.put_nowait(error)
 
@@ -177,13 +191,8 @@ def _event(data: dict[str, Any]) -> str:
     return f"data: {json.dumps(data)}\n\n"
 
 
-async def _body(request: Request) -> bytes:
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _MOST_BYTES:
-            raise Refusal(f"a request may have {_MOST_BYTES} bytes", status=413)
-    return body
+def _busy() -> Refusal:
+    return Refusal(f"{MOST_WAITING} answers are waiting already: ask later", status=503)
 
 
 def _refused(_: Request, refusal: Exception) -> Response:
@@ -232,8 +241,7 @@ class OpenAIServer:
         Raises:
           OSError: the address cannot be had.
         """
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family)
+        self._socket = http_limits.listen(host, port)
         name, got = self._socket.getsockname()[:2]
         self.address = f"[{name}]:{got}" if ":" in name else f"{name}:{got}"
         self._loop = asyncio.new_event_loop()
@@ -247,9 +255,11 @@ class OpenAIServer:
             if not task.cancelled() and isinstance(error := task.exception(), Exception):
                 failed(error)
 
+        # One thread: a second one would keep as much memory again as the largest body has taken.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1, "aside"))
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(api.app, lifespan="off", log_config=None, log_level="critical",
-                           access_log=False)
+                           access_log=False, **http_limits.settings())
         )  # fmt: skip
         self._serving = asyncio.create_task(self._uvicorn.serve(sockets=[self._socket]))
         self._serving.add_done_callback(ended)

@@ -6,12 +6,15 @@ from threading import Thread
 from typing import Any
 
 import grpc
-from jetstream.core.proto import jetstream_pb2, jetstream_pb2_grpc
+from google.protobuf.message import DecodeError
+from jetstream.core.proto import jetstream_pb2
 
-from dars_jax.engine.driver import Driver, orchestrator
+from dars_jax.engine.driver import MOST_WAITING, Driver, orchestrator
 from dars_jax.engine.jetstream_engine import PolicyEngine
 from dars_jax.engine.text import TextStream
 from dars_jax.policy import decoder
+
+SECONDS = 30  # for a client to say hello, and to answer a ping
 
 
 class Orchestrator(orchestrator.LLMOrchestrator):
@@ -28,7 +31,7 @@ class Orchestrator(orchestrator.LLMOrchestrator):
         self._engine, self._encode, self._decode = engine, encode, decode
 
     async def Decode(
-        self, request: jetstream_pb2.DecodeRequest, context: grpc.aio.ServicerContext
+        self, request: jetstream_pb2.DecodeRequest | None, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[jetstream_pb2.DecodeResponse]:
         """Streams an answer: ids always, text too where the prompt was text.
 
@@ -52,9 +55,11 @@ class Orchestrator(orchestrator.LLMOrchestrator):
         if text and (rest := text.add([], last=True)):
             yield _response([], rest)
 
-    def _prompt(self, request: jetstream_pb2.DecodeRequest) -> list[int]:
+    def _prompt(self, request: jetstream_pb2.DecodeRequest | None) -> list[int]:
         """Its tokens; ValueError says why it cannot be answered."""
         engine = self._engine
+        if request is None:
+            raise ValueError("the message is not a DecodeRequest")
         if request.session_cache:
             raise ValueError("session_cache is not supported: send the whole prompt")
         if not 1 <= request.max_tokens <= engine.max_answer_length:
@@ -75,6 +80,28 @@ class Orchestrator(orchestrator.LLMOrchestrator):
             if not 0 <= i < engine.vocab_size:
                 raise ValueError(f"token id {i}: the vocabulary has 0 to {engine.vocab_size - 1}")
         return ids
+
+
+def _handlers(service: Orchestrator) -> grpc.GenericRpcHandler:
+    """The service, which gets None for a message of noise, where gRPC would log a traceback."""
+
+    def read(kind: type[Any]) -> Callable[[bytes], Any]:
+        def one(data: bytes) -> Any:
+            try:
+                return kind.FromString(data)
+            except DecodeError:
+                return None
+
+        return one
+
+    pb = jetstream_pb2
+    return grpc.method_handlers_generic_handler("jetstream_proto.Orchestrator", {
+        "Decode": grpc.unary_stream_rpc_method_handler(
+            service.Decode, read(pb.DecodeRequest), pb.DecodeResponse.SerializeToString),
+        "HealthCheck": grpc.unary_unary_rpc_method_handler(
+            service.HealthCheck, read(pb.HealthCheckRequest),
+            pb.HealthCheckResponse.SerializeToString),
+    })  # fmt: skip
 
 
 def _response(ids: Sequence[int], text: str) -> jetstream_pb2.DecodeResponse:
@@ -113,13 +140,13 @@ class Server:
         self._thread = Thread(target=self._loop.run_forever, name="grpc", daemon=True)
         self._thread.start()
         try:
-            self._grpc, self.address = self._wait(_bind(host, port))
+            self._grpc, self.address = self._wait(_bind(host, port, _limits(engine)))
         except OSError:
             self._end_loop()
             raise
         self._driver = Driver(engine, params, failed)
         service = Orchestrator(self._driver, engine, encode, decode)
-        jetstream_pb2_grpc.add_OrchestratorServicer_to_server(service, self._grpc)
+        self._grpc.add_generic_rpc_handlers((_handlers(service),))
         self._wait(self._grpc.start())
 
     def stop(self, grace: float = 10.0) -> None:
@@ -138,10 +165,23 @@ class Server:
         self._loop.close()
 
 
-async def _bind(host: str, port: int) -> tuple[grpc.aio.Server, str]:
+def _limits(engine: PolicyEngine) -> dict[str, int]:
+    """gRPC's own means against clients that are too large, or that neither speak nor listen."""
+    return {
+        "grpc.max_receive_message_length": max(1 << 16, 64 * engine.max_prefill_length),
+        "grpc.server_handshake_timeout_ms": SECONDS * 1000,
+        # A client whose end does not even answer a ping is cut, its answers with it.
+        "grpc.keepalive_time_ms": SECONDS * 1000,
+        "grpc.keepalive_timeout_ms": SECONDS * 1000,
+        "grpc.keepalive_permit_without_calls": 1,
+    }
+
+
+async def _bind(host: str, port: int, limits: dict[str, int]) -> tuple[grpc.aio.Server, str]:
     name = f"[{host}]" if ":" in host else host
     # Without the option a second server would share the port and get every other request.
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    options = [("grpc.so_reuseport", 0), *limits.items()]
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MOST_WAITING)
     try:
         got = server.add_insecure_port(f"{name}:{port}")
     except RuntimeError as error:

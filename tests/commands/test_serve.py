@@ -18,7 +18,7 @@ from serving import ask
 from dars_jax.commands import serve
 from dars_jax.data import prompts
 from dars_jax.data.tokenizer import load_tokenizer
-from dars_jax.engine.jetstream_engine import JetStreamTokenizer
+from dars_jax.engine.jetstream_engine import JetStreamTokenizer, PolicyEngine
 from dars_jax.engine.programs import Programs
 from dars_jax.engine.session import Request, SamplingConfig, Session
 from dars_jax.engine.state import DecodeConfig
@@ -105,6 +105,32 @@ def test_the_command_serves_the_newest_checkpoint_until_it_is_stopped(trained):
         assert (process.returncode, out, err) == (143, "", "stopped by SIGTERM\n")
     finally:
         process.kill()
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_of_either_kind_acts_at_once(trained, monkeypatch, second):
+    kept = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    seen = []
+
+    class Stopping:
+        address = "here"
+
+        def stop(self):
+            seen.append(signal.getsignal(second))
+
+    monkeypatch.setattr(serve, "_jetstream", lambda *_, **__: Stopping())
+    monkeypatch.setattr(serve.saved_state, "policy", lambda *_: {})
+    monkeypatch.setattr(PolicyEngine, "load_params", lambda *_: {})
+    monkeypatch.setattr(serve.metrics.Console, "log",
+                        lambda self, line: line.startswith("serving")
+                        and os.kill(os.getpid(), signal.SIGTERM))  # fmt: skip
+    try:
+        code = serve.serve(trained[0], trained[1], api="jetstream", host="127.0.0.1", port=0,
+                           initial=False, temperature=None, seed=0, steps=1)  # fmt: skip
+    finally:
+        for signum, handler in kept.items():
+            signal.signal(signum, handler)
+    assert code == 143 and seen == [signal.SIG_DFL]
 
 
 def test_without_a_checkpoint_one_line_says_so(trained, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import queue
+import socket
 import threading
 import time
 import types
@@ -15,6 +16,7 @@ import pytest
 from jetstream.core.proto import jetstream_pb2, jetstream_pb2_grpc
 from serving import Words, ask, request_of
 
+from dars_jax.engine import server as server_module
 from dars_jax.engine.jetstream_engine import PolicyEngine, PolicyTokens
 from dars_jax.engine.programs import Programs
 from dars_jax.engine.server import Server
@@ -171,6 +173,86 @@ def test_a_client_that_goes_away_leaves_its_slot(served):
     assert ask(served.stub, PROMPTS[3])[0] == served.want
 
 
+def test_who_goes_away_before_its_turn_costs_no_prefill_but_keeps_its_number(
+    programs, direct, monkeypatch
+):
+    (want,) = direct([(PROMPTS[3], 7)], SAMPLED, seed=5)
+    first, gate, prefilled = PolicyEngine.prefill, threading.Event(), []
+
+    def slow(self, **arguments):
+        prefilled.append(arguments["true_length"])
+        assert gate.wait(30)
+        return first(self, **arguments)
+
+    monkeypatch.setattr(PolicyEngine, "prefill", slow)
+    with serving_of(programs, SAMPLED, seed=5) as s:
+        calls = [s.stub.Decode(request_of(PROMPTS[3])) for _ in range(7)]
+        backlog = s.server._driver._prefill_backlog
+        eventually(lambda: prefilled and backlog.qsize() == 6)
+        for call in calls:
+            call.cancel()
+        eventually(lambda: all(r.return_channel.cancelled() for r in list(backlog.queue)))
+        gate.set()
+        assert ask(s.stub, PROMPTS[3])[0] == want
+    assert len(prefilled) == 2
+
+
+def eventually(true):
+    until = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def test_a_full_queue_is_an_error_of_the_next_client_alone(programs, direct, monkeypatch):
+    (want,) = direct([(PROMPTS[3], 0)], GREEDY)
+    first, gate = PolicyEngine.prefill, threading.Event()
+    monkeypatch.setattr(PolicyEngine, "prefill",
+                        lambda self, **a: gate.wait(30) and first(self, **a))  # fmt: skip
+    with serving_of(programs, GREEDY) as s:
+        backlog = s.server._driver._prefill_backlog
+        assert backlog.maxsize > 1000
+        backlog.maxsize = 2
+        one = s.stub.Decode(request_of(PROMPTS[3]))
+        eventually(lambda: backlog.empty() and backlog.unfinished_tasks)  # at its prefill
+        others = [s.stub.Decode(request_of(PROMPTS[3])) for _ in range(2)]
+        eventually(backlog.full)
+        assert code_of(s.stub, PROMPTS[3])[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
+        gate.set()
+        for call in (one, *others):
+            got = [i for r in call for i in r.stream_content.samples[0].token_ids]
+            assert got == want
+
+
+def test_noise_is_an_error_of_its_client_and_no_traceback(served, caplog):
+    with grpc.insecure_channel(served.server.address) as channel:
+        noise = channel.unary_stream("/jetstream_proto.Orchestrator/Decode")
+        for data in (
+            b"\xff" * 9,
+            request_of("aaaa").SerializeToString().replace(b"aa", b"\xff\xfe"),
+        ):
+            with pytest.raises(grpc.RpcError) as error:
+                list(noise(data, timeout=20))
+            assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert not caplog.records
+
+
+def test_a_message_that_is_far_too_long_is_not_taken_in(served):
+    code, details = code_of(served.stub, " 10" * 30_000)
+    assert code == grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details
+    assert ask(served.stub, PROMPTS[3])[0] == served.want
+
+
+def test_who_says_half_a_hello_is_cut(programs, monkeypatch):
+    monkeypatch.setattr(server_module, "SECONDS", 1)
+    with serving_of(programs, GREEDY) as s:
+        host, port = s.server.address.split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as half:
+            half.sendall(b"PRI * HT")
+            while half.recv(1 << 16):
+                pass
+
+
 def test_a_last_answer_that_ends_while_the_driver_looks_away_kills_nothing(
     programs, direct, monkeypatch
 ):
@@ -234,8 +316,9 @@ def test_answers_in_work_end_before_the_server_does(programs, direct):
 
 
 def test_two_servers_do_not_share_a_port(programs):
+    engine = PolicyEngine(programs.programs, WORDS, GREEDY)
     with serving_of(programs) as s, pytest.raises(OSError, match="cannot listen"):
-        Server(None, None, None, None, host="127.0.0.1",
+        Server(engine, None, None, None, host="127.0.0.1",
                        port=int(s.server.address.split(":")[1]), failed=print)  # fmt: skip
 
 
