@@ -62,7 +62,7 @@ PRIVATE = {
         "openai_requests",
         "http_limits",
         "openai_replies",
-    },  # fmt: skip
+    },
     "rollout": {"exchange"},
     "records": {"manifest"},
     "training": {"assemble", "stop"},

@@ -22,7 +22,7 @@ import runpy
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -74,7 +74,7 @@ def held(workdir: Path, compilations: Compilations) -> dict[str, float]:
     }
 
 
-def faults(lines: list[Mapping[str, float]]) -> list[str]:
+def faults(lines: Sequence[Mapping[str, float]]) -> list[str]:
     """What has grown between the early lines, after the warm-up, and the last."""
     early, last = lines[EARLY], lines[-1]
     wrong = []

@@ -42,6 +42,7 @@ class Orchestrator(orchestrator.LLMOrchestrator):
             ids = self._prompt(request)
         except ValueError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        assert request is not None  # for `abort` raises
         if not self._driver.live:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
         content = jetstream_pb2.DecodeRequest.TokenContent(token_ids=ids)
