@@ -34,7 +34,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -306,7 +306,7 @@ async def stop_now(served: Served, clients: int) -> Report:
     return await _stop_with_much(served, 2)
 
 
-ATTACKS: list[list[Callable[[Served, int], Awaitable[Report]]]] = [  # on one server each
+ATTACKS: list[list[Callable[[Served, int], Coroutine[Any, Any, Report]]]] = [  # on one server each
     [crowd, leavers, wrong, flood, slow, silent, stop], [stop_late], [stop_now],
 ]  # fmt: skip
 
