@@ -45,7 +45,6 @@ class Orchestrator(orchestrator.LLMOrchestrator):
         assert request is not None  # for `abort` raises
         if not self._driver.live:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
-        assert request is not None  # `_prompt` refuses it
         content = jetstream_pb2.DecodeRequest.TokenContent(token_ids=ids)
         plain = jetstream_pb2.DecodeRequest(max_tokens=request.max_tokens, token_content=content)
         text = TextStream(self._decode) if request.HasField("text_content") else None
