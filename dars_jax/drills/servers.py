@@ -49,7 +49,7 @@ from dars_jax.tasks import countdown
 REPO = Path(__file__).resolve().parents[2]
 SLOTS, TOKENS, LONG = 16, 24, 256  # of a server, of a short answer, of a long one
 PROMPTS = [f"{a} 7 {b} = {a * b} :" for a in range(2, 7) for b in range(9, 13)]
-ENDLESS = PROMPTS[1]  # its answer has no EOS
+ENDLESS = PROMPTS[4]  # its answer has no EOS
 MODEL = "attacked" * 20  # its name is in each part of a stream: long, to fill buffers soon
 MOST_MB = 32.0  # growth of resident memory that is noise
 BOUND = 10.0  # seconds that answers in work are given

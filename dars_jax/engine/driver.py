@@ -8,8 +8,11 @@ Driver could not carry out before it gets there, since one of its threads that r
 process with SIGKILL.
 """
 
+import asyncio
+import contextlib
 import dataclasses
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -131,17 +134,31 @@ class Driver(orchestrator.Driver):
             if not isinstance(item, engine_api.ResultTokens):
                 taken[slot] = item
                 continue
-            tokens = item.convert_to_numpy()
+            tokens, loop = item.convert_to_numpy(), None
             for slot, request in list(taken.items()):
                 gone = request.return_channel.cancelled()
                 if not gone:
                     piece = _piece(tokens, slot, request.max_tokens, stops)
                     request.max_tokens -= len(piece.token_ids)
                     request.return_channel.add_result([piece])
+                    loop = request.return_channel._loop
                 if gone or piece.end:
                     request.return_channel.close()
                     del taken[slot]
                     free.put(slot, block=False)
+            if loop is not None:
+                self._wait_for(loop)
+
+    def _wait_for(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Until the event loop has what it was given.
+
+        A fast engine would leave it behind by many seconds, in which it takes no new client.
+        """
+        done = threading.Event()
+        with contextlib.suppress(RuntimeError):  # it is closed: so is the server, soon
+            loop.call_soon_threadsafe(done.set)
+            while self.live and not done.wait(0.1):
+                pass
 
     def _generate(self, idx: int) -> None:
         slots = self._generate_slots[idx]

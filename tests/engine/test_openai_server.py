@@ -320,6 +320,28 @@ def test_a_client_that_goes_away_frees_its_slots(served, direct, monkeypatch, st
     assert complete(served, PROMPTS[3], max_tokens=3).choices[0].text == words(ids[:3])
 
 
+def test_the_engine_does_not_leave_the_event_loop_behind(served, monkeypatch):
+    whole, steps, counts = served.engine._generate, [], []
+    monkeypatch.setattr(served.engine, "_generate", lambda *a: steps.append(1) or whole(*a))
+
+    def block():
+        time.sleep(0.1)
+        counts.append(len(steps))
+        time.sleep(1)
+        counts.append(len(steps))
+
+    body = dict(model="tiny", prompt=PROMPTS[3], max_tokens=LIMIT, n=40)  # 160 dispatches
+    with futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(httpx.post, served.url + "/completions", json=body, timeout=60)
+        while len(steps) < 4:
+            assert not asked.done()
+            time.sleep(0.001)
+        served.server._loop.call_soon_threadsafe(block)
+        assert len(asked.result().json()["choices"]) == 40
+    # JetStream lets the engine be eight dispatches ahead; all of them take less than a second
+    assert counts[1] - counts[0] <= 9 and len(steps) - counts[1] > 20
+
+
 def test_an_engine_that_fails_is_reported_and_can_be_stopped(programs, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("out of memory")
