@@ -1,8 +1,11 @@
 """Clients of the gRPC server for drills/servers.py: good ones and bad ones, and bare HTTP/2."""
 
 import asyncio
+import os
 import struct
 from typing import Any
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it reports each client that is cut
 
 import grpc
 

@@ -1,5 +1,7 @@
 """Tokens of the environment are in nothing that a command writes or says."""
 
+import shutil
+
 import processes
 import pytest
 from huggingface_hub import constants
@@ -79,6 +81,7 @@ def test_no_token_of_the_environment_is_written_or_said(command, tmp_path):
     assert code == cli.EXIT_REWARD, failed
     (tmp_path / "said").write_text(hung + failed)
     (tmp_path / "own.py").unlink()
+    shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)  # Python's own copy of it
     names = {str(p.relative_to(tmp_path)) for p in found(tmp_path, MARK)}
     assert {"before/config.json", "before/checkpoints/1/about/metadata"} <= names
     assert found(tmp_path / "before" / "journal", "completions")
