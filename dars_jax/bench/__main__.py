@@ -103,6 +103,8 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     if args.entries and args.what != "compare":
         parser.error(f"unrecognized arguments: {' '.join(args.entries)}")
+    if args.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {args.rounds}")
     if args.devices > 1:  # read when jax starts its backend, which it has not yet
         flag = f"--xla_force_host_platform_device_count={args.devices}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"

@@ -74,6 +74,12 @@ def test_what_cannot_be_compared_is_one_line(entry, message, tmp_path, monkeypat
     assert "Traceback" not in said
 
 
+def test_no_rounds_are_refused(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(monkeypatch, "--file", tmp_path / "speed.jsonl", "--rounds", 0)
+    assert end.value.code == 2 and "--rounds must be at least 1, got 0" in capsys.readouterr().err
+
+
 def test_a_file_that_is_no_comparison_is_refused(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         compare.read(tmp_path / "none.jsonl")

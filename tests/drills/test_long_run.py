@@ -1,5 +1,7 @@
 """The drill of a long run says what has grown, and nothing else."""
 
+import gc
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -33,6 +35,7 @@ def test_what_has_grown_is_named_with_both_figures(what, before, value):
 
 
 def test_it_counts_what_the_process_holds(tmp_path):
+    gc.collect()  # files that other tests have left open
     compilations = Compilations()
     before = long_run.held(tmp_path, compilations)
     kept = jax.jit(lambda x: x * 3.25)(jnp.ones(1000))
