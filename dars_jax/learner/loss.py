@@ -169,8 +169,8 @@ def head_gradient(
         d_h = jnp.einsum("bcv,vd->bcd", d_logits, head)
         if total is None:
             return (sums + new, None), (d_h, logprob)
-        d_head = jnp.einsum("bcv,bcd->vd", d_logits, h, preferred_element_type=jnp.float32)
-        return (sums + new, total + d_head), (d_h, logprob)
+        d_head = jnp.einsum("bcd,bcv->dv", h, d_logits, preferred_element_type=jnp.float32)
+        return (sums + new, total + d_head.T), (d_h, logprob)
 
     (sums, total), (d_hidden, logprob) = jax.lax.scan(
         body, (Sums.zeros(), total),
