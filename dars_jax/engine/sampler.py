@@ -48,7 +48,10 @@ def sample(
     if filters:
         asked = jnp.any((top_p < 1.0) | (top_k > 0))  # the bisection costs more than the rest
         allowed = jax.lax.cond(asked, lambda: _filter(weight, top_p, top_k), lambda: weight)
-    token = jnp.where(greedy, jnp.argmax(scaled, axis=-1), _invert(allowed, uniform))
+    drawn = _invert(allowed, uniform)
+    token = jax.lax.cond(
+        jnp.any(greedy), lambda: jnp.where(greedy, jnp.argmax(scaled, -1), drawn), lambda: drawn
+    )
     chosen = jnp.take_along_axis(scaled, token[:, None], axis=-1)[:, 0]
     return token.astype(jnp.int32), chosen - log_total
 
