@@ -16,8 +16,9 @@ HOUSE = {
                   "registry", "pull", "expected", "__init__"],
     "tasks": ["countdown", "countdown_tfds", "word_problems"],
     "data": ["disk", "hub", "sources", "chat_template", "tokenizer", "prompts"],
-    "policy": ["decoder", "lora", "page_kernels", "attention", "sharding", "families", "hf_fields",
-               "hf_config", "hf_layout", "weights", "fingerprint", "adapter_files", "gguf"],
+    "policy": ["products", "decoder", "lora", "page_kernels", "attention", "sharding", "families",
+               "hf_fields", "hf_config", "hf_layout", "weights", "fingerprint", "adapter_files",
+               "gguf"],
     "rewards.equality": ["vocabulary", "unicode", "latex", "trees", "numerals", "expression",
                          "evaluator", "applications", "units", "qualifiers", "forms", "reading",
                          "finite_field", "exponentials", "identities", "same_value", "real_sets",
@@ -41,7 +42,7 @@ HOUSE = {
     "tpu": ["topology", "flops", "hlo", "hlo_traffic", "aot", "cost"],
     "commands": ["console", "cli", "startup", "train", "evaluate", "generations", "export", "serve",
                  "compile_tpu", "reproduce", "plot", "notebook"],
-    "bench": ["work", "steps", "allocators", "compare", "__main__"],
+    "bench": ["profile", "work", "steps", "allocators", "compare", "__main__"],
     "drills": ["soak", "long_run", "doomed", "crash", "damage", "grading", "by_value",
                "rewrites", "decisions", "tpu_programs", "supply", "http_client", "grpc_client",
                "servers"],
@@ -50,7 +51,15 @@ HOUSE = {
 # What a room keeps to itself; everything else in it may be imported from above.
 PRIVATE = {
     "data": {"chat_template"},
-    "policy": {"page_kernels", "families", "hf_fields", "hf_config", "hf_layout", "gguf"},
+    "policy": {
+        "products",
+        "page_kernels",
+        "families",
+        "hf_fields",
+        "hf_config",
+        "hf_layout",
+        "gguf",
+    },
     "rewards.equality": set(HOUSE["rewards.equality"])
     - {"rules", "by_math_verify", "authors_call", "evaluator", "trees", "forms"},
     "rewards": set(HOUSE["rewards"]) - {"__init__"},

@@ -13,7 +13,8 @@
 random weights.  The work is 32 prompts x 8 rollouts, 32 prompt tokens, 128 new ones; with --skewed
 lengths are geometric with mean 40, at most 128.  `matmul_share` relates the speed to what this
 machine would do if nothing but the model's matrix products ran, measured in the same run.
---devices splits the CPU, one engine replica each.  `allocate` times every allocator, beside a
+--devices splits the CPU, one engine replica each.  --profile adds where the time of one more run
+goes: seconds of all threads in each part of the work.  `allocate` times every allocator, beside a
 Python loop and numpy.  `allocators` says what each does with one budget for prompts of given
 accuracies.  `simulate` runs the real scheduler over an engine that only counts: decode steps of a
 DARS-HW step over the ideal, tokens / slots, and over the bound that the longest chain of a prompt's
@@ -26,10 +27,11 @@ import argparse
 import dataclasses
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from dars_jax.bench import allocators, compare, steps
+from dars_jax.bench import allocators, compare, profile, steps
 from dars_jax.bench.work import MODELS, Work, load_policy
 from dars_jax.commands import cli
 from dars_jax.rollout import simulation
@@ -85,6 +87,8 @@ def main() -> None:
     parser.add_argument("--row_tokens", type=int, default=288, help="length of a packed row")
     parser.add_argument("--rows", type=int, default=8, help="rows of a micro-batch")
     parser.add_argument("--devices", type=int, default=1, help="simulated devices of the CPU")
+    parser.add_argument("--profile", action="store_true",
+                        help="where the time of one more run goes, by XLA's trace")  # fmt: skip
     compared = parser.add_argument_group("allocators")
     compared.add_argument(
         "--difficulty", default="beta:0.5,1.5",
@@ -105,16 +109,21 @@ def main() -> None:
         parser.error(f"unrecognized arguments: {' '.join(args.entries)}")
     if args.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {args.rounds}")
-    if args.devices > 1:  # read when jax starts its backend, which it has not yet
-        flag = f"--xla_force_host_platform_device_count={args.devices}"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
     run = _COMMANDS[args.what]
     if args.what in ("allocate", "allocators", "simulate", "compare"):
         run(args)
         return
     if args.model not in MODELS and not Path(args.model).is_dir():
         parser.error(f"--model {args.model}: neither a directory nor one of {', '.join(MODELS)}")
-    run(load_policy(args.model), Work(skewed=args.skewed), args)
+    with tempfile.TemporaryDirectory() as directory:
+        args.programs = directory if args.profile else ""
+        flags = [os.environ.get("XLA_FLAGS", "")]
+        if args.devices > 1:
+            flags.append(f"--xla_force_host_platform_device_count={args.devices}")
+        if args.profile:
+            flags.append(profile.flags(directory))
+        os.environ["XLA_FLAGS"] = " ".join(flags)  # read when jax starts its backend, here:
+        run(load_policy(args.model), Work(skewed=args.skewed), args)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def bench_rollout(policy: Policy, work: Work, args: argparse.Namespace) -> None:
         prompt = work.prompts * work.prompt_tokens
         return decode + matmul_seconds(policy.config, prompt)
 
-    measure("rollout", policy, work, tokens, args.repeats, run, bound)
+    measure("rollout", policy, work, tokens, args.repeats, run, bound, args.programs)
 
 
 def make_update(
@@ -89,7 +89,7 @@ def make_update(
     loss_config = loss.LossConfig(1.0, 0.2, 0.2, 0.0, 0.0)
     settings = update.UpdateConfig(
         loss_config, num_epochs=1, num_minibatches=1, loss_scale=1.0, chunk=row_tokens,
-        dtype=jnp.dtype(jnp.float32), remat="none",
+        dtype=jnp.dtype(jnp.float32), remat="mlp",
     )  # fmt: skip
     optimizer = update.make_optimizer(update.OptimizerConfig(1e-6, 0, 0.9, 0.999, 1e-8, 0.01, 1.0))
     shardings = update.state_shardings(policy.config, optimizer, policy.mesh)
@@ -151,7 +151,7 @@ def bench_update(policy: Policy, work: Work, args: argparse.Namespace) -> None:
 
     tokens = int(work.lengths().sum()) + count * work.prompt_tokens
     bound = lambda: 3 * matmul_seconds(policy.config, 4096) * tokens / 4096  # noqa: E731
-    measure("update", policy, work, tokens, args.repeats, run, bound)
+    measure("update", policy, work, tokens, args.repeats, run, bound, args.programs)
 
 
 def bench_step(policy: Policy, work: Work, args: argparse.Namespace) -> None:
@@ -187,4 +187,4 @@ def bench_step(policy: Policy, work: Work, args: argparse.Namespace) -> None:
         prompt = matmul_seconds(policy.config, work.prompts * work.prompt_tokens)
         return decode + prompt + 3 * matmul_seconds(policy.config, 4096) * all_tokens / 4096
 
-    measure("step", policy, work, tokens, args.repeats, run, bound)
+    measure("step", policy, work, tokens, args.repeats, run, bound, args.programs)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dars_jax.bench import profile
 from dars_jax.policy import decoder, sharding, weights
 
 MODELS = {
@@ -96,9 +97,13 @@ def timed(run: Callable[[], Any]) -> float:
 
 def measure(
     what: str, policy: Policy, work: Work, tokens: int, repeats: int,
-    run: Callable[[], dict[str, Any]], bound: Callable[[], float],
+    run: Callable[[], dict[str, Any]], bound: Callable[[], float], programs: str = "",
 ) -> None:  # fmt: skip
-    """Times `run` in rounds that alternate with the matmul-only `bound`, and prints a line."""
+    """Times `run` in rounds that alternate with the matmul-only `bound`, and prints a line.
+
+    Where `programs` names the directory to which XLA writes its programs, a line follows for each
+    part of the work that one more run does.
+    """
     first = timed(run)
     seconds, bounds, extra = [], [], {}
     for _ in range(repeats):
@@ -123,3 +128,6 @@ def measure(
         **extra,
     }
     print(json.dumps(line), flush=True)
+    if programs:
+        for line in profile.summary(profile.trace(run), profile.names(programs)):
+            print(json.dumps({"what": "profile", "of": what, **line}), flush=True)

@@ -73,12 +73,12 @@ def prompt_hidden(
     tokens: jax.Array,
 ) -> tuple[list[tuple[jax.Array, jax.Array]], jax.Array]:
     """Right-padded prompts int32[n,p] -> (key and value [n,p,K,d] per layer, hidden [n,p,D])."""
-    position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    turns = decoder.rotation(model_config, jnp.arange(tokens.shape[1])[None])
     x = jnp.take(params["embedding"], tokens, axis=0)
     states: list[Any] = []
     for layer in params["layers"]:
         block = decoder.Block(model_config, prompt_attention, config.dtype)
-        x, state = block.apply({"params": layer}, x, position, None)
+        x, state = block.apply({"params": layer}, x, turns, None)
         states.append(state)
     norm = decoder.RMSNorm(model_config.norm_eps)
     hidden: Any = norm.apply({"params": params["final_norm"]}, x)

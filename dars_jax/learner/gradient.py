@@ -146,9 +146,14 @@ class Passes:
         hidden: Any = norm.apply({"params": params}, x)
         return hidden
 
-    def _block(self, layer: Any, x: jax.Array, position: jax.Array, packing: Any) -> jax.Array:
+    def _block(self, layer: Any, x: jax.Array, turns: Any, packing: Any) -> jax.Array:
         block = decoder.Block(self.model, self.attention, self.dtype)
-        return block.apply({"params": layer}, x, position, packing)[0]
+        return block.apply({"params": layer}, x, turns, packing)[0]
+
+    def _given(self, arrays: dict[str, jax.Array]) -> tuple[Any, Packing]:
+        """What every layer is given besides x: where tokens stand, and which belong together."""
+        turns = decoder.rotation(self.model, arrays["position"])
+        return turns, Packing(arrays["group"], arrays["segment"])
 
     def _whole(self, layer: Any) -> Any:
         """One layer's weights, gathered if they are split."""
@@ -164,7 +169,7 @@ class Passes:
         self, layers: Any, x: jax.Array, arrays: dict[str, jax.Array], *, keep: bool
     ) -> tuple[jax.Array, Any]:
         """Through all layers -> (x, what the backward pass needs of each, stacked)."""
-        given = arrays["position"], Packing(arrays["group"], arrays["segment"])
+        given = self._given(arrays)
         block = self._block
         if self.remat != "none":
             policy = decoder.REMAT_POLICIES[self.remat]
@@ -174,8 +179,8 @@ class Passes:
             layer = self._whole(layer)
             if not keep:
                 return self._block(layer, x, *given), None
-            of_learning = lambda learns, *rest: block({**layer, **learns}, *rest)  # noqa: E731
-            x, pull = jax.vjp(of_learning, lora.what_learns(layer), x, *given)
+            of_learning = lambda learns, x: block({**layer, **learns}, x, *given)  # noqa: E731
+            x, pull = jax.vjp(of_learning, lora.what_learns(layer), x)
             return x, _Saved.of(pull, (layer, given))
 
         return lax.scan(body, x, layers)
@@ -184,13 +189,13 @@ class Passes:
         self, layers: Any, total: Any, saved: Any, dx: jax.Array, arrays: dict[str, jax.Array]
     ) -> tuple[jax.Array, Any]:
         """Back through all layers -> (gradient of x, total with the gradients added)."""
-        given = arrays["position"], Packing(arrays["group"], arrays["segment"])
+        given = self._given(arrays)
 
         def body(carry: tuple[jax.Array, Any], xs: Any) -> tuple[Any, None]:
             dx, total = carry
             index, layer, saved = xs
             layer = self._whole(layer)
-            d_layer, dx, *_ = saved.pull((layer, given))(dx)
+            d_layer, dx = saved.pull((layer, given))(dx)
             if self._split("layers"):
                 d_layer = sharding.scatter_sum(d_layer, self._layer_specs(d_layer), "fsdp")
                 # XLA fails to move a reduce-scatter out of the loop past the conversion below.

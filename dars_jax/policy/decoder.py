@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from dars_jax.policy.products import gated, product
+
 # attention(q [B,T,H,d], k [B,T,K,d], v [B,T,K,d], state) -> (out [B,T,H,d], what to keep)
 Attention = Callable[..., tuple[jax.Array, Any]]
 Params = dict[str, Any]
@@ -139,73 +141,24 @@ def rope_frequencies(config: ModelConfig) -> np.ndarray:
     return frequency.astype(np.float32)
 
 
-def rotate(x: jax.Array, position: jax.Array, frequency: np.ndarray) -> jax.Array:
+def rotation(config: ModelConfig, position: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines of the rotary angles of position int32[B,T] -> float32[B,T,d/2] each.
+
+    Made once for all layers: beside the product that rotates, XLA would make them for every head.
+    """
+    angle = position[..., None].astype(jnp.float32) * rope_frequencies(config)
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x: jax.Array, cos_and_sin: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Rotary embedding, feature i paired with i + d/2 (the layout of Hugging Face checkpoints).
 
-    x [B,T,heads,d], position int32[B,T] -> [B,T,heads,d] in x's dtype.
+    x [B,T,heads,d], float32[B,T,d/2] each -> [B,T,heads,d] in x's dtype.
     """
-    angle = position[..., None].astype(jnp.float32) * frequency  # [B,T,d/2]
-    cos, sin = jnp.cos(angle)[..., None, :], jnp.sin(angle)[..., None, :]
+    cos, sin = (y[..., None, :] for y in cos_and_sin)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x.dtype)
-
-
-def _silu_times(gate: jax.Array, up: jax.Array) -> jax.Array:
-    return nn.silu(gate) * up
-
-
-@jax.custom_vjp
-def gated(gate: jax.Array, up: jax.Array) -> jax.Array:
-    """silu(gate) * up, written to memory once, and its gradient too.
-
-    Fused into the matrix products that use them, TPUs compute them again for every tile of a
-    product: 12.2 million cycles for one that takes 4.4 (7B on v5e).
-    """
-    return jax.lax.optimization_barrier(_silu_times(gate, up))
-
-
-def _gated_backward(gate_and_up: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> Any:
-    _, pull = jax.vjp(_silu_times, *gate_and_up)
-    return jax.lax.optimization_barrier(pull(cotangent))
-
-
-gated.defvjp(lambda gate, up: (gated(gate, up), (gate, up)), _gated_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def product(x: jax.Array, weight: jax.Array, dims: Any, precision: Any = None) -> jax.Array:
-    """`lax.dot_general` of x [b…,in…] and a weight [in…,out…], made for its gradient on CPUs.
-
-    There XLA transposes the first operand of a weight's gradient, a column at a time, and all that
-    is fused into it.  Here that operand is the narrower one; jax's rule takes the cotangent.
-    """
-    return jax.lax.dot_general(x, weight, dims, precision)
-
-
-def _product_forward(x: Any, weight: Any, dims: Any, precision: Any) -> Any:
-    out = product(x.value, weight.value, dims, precision)
-    return out, (x.value if weight.perturbed else None, weight.value)  # a frozen one needs no x
-
-
-def _product_backward(dims: Any, precision: Any, saved: Any, cotangent: jax.Array) -> Any:
-    x, weight = saved
-    (_, inside), _ = dims
-    inward, outward = weight.shape[: len(inside)], weight.shape[len(inside) :]
-    batch = tuple(range(cotangent.ndim - len(outward)))
-    dot = functools.partial(jax.lax.dot_general, precision=precision)
-    outs = tuple(range(len(batch), cotangent.ndim)), tuple(range(len(inside), weight.ndim))
-    d_x = dot(cotangent, weight, (outs, ((), ())))
-    if x is None:
-        return d_x, None
-    over = (batch, batch), ((), ())
-    if np.prod(inward) <= np.prod(outward):
-        return d_x, dot(x, cotangent, over)
-    d_weight = dot(cotangent, x, over)  # [out…,in…]
-    return d_x, jnp.moveaxis(d_weight, range(len(outward)), range(-len(outward), 0))
-
-
-product.defvjp(_product_forward, _product_backward, symbolic_zeros=True)
 
 
 class RMSNorm(nn.Module):
@@ -236,14 +189,16 @@ class Block(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, position: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+    def __call__(
+        self, x: jax.Array, cos_and_sin: tuple[jax.Array, jax.Array], state: Any
+    ) -> tuple[jax.Array, Any]:
         c = self.config
         y = x if c.norm_after else RMSNorm(c.norm_eps, name="attention_norm")(x)
         heads, kv = (c.num_heads, c.head_dim), (c.num_kv_heads, c.head_dim)
         q = self._project("q", y, heads, ("embed", "heads", "head_dim"), c.qkv_bias)
         k = self._project("k", y, kv, ("embed", "kv_heads", "head_dim"), c.qkv_bias)
         v = self._project("v", y, kv, ("embed", "kv_heads", "head_dim"), c.qkv_bias)
-        turn = functools.partial(rotate, position=position, frequency=rope_frequencies(c))
+        turn = functools.partial(rotate, cos_and_sin=cos_and_sin)
         q, k = self._turned("q", q, "heads", turn), self._turned("k", k, "kv_heads", turn)
         v = checkpoint_name(v, "v")
         out, kept = self.attention(q, k, v, state)
@@ -333,7 +288,9 @@ class Decoder(nn.Module):
             length=c.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        x, kept = layers(c, self.attention, self.dtype, name="layers")(x, position, state)
+        x, kept = layers(c, self.attention, self.dtype, name="layers")(
+            x, rotation(c, position), state
+        )
         return RMSNorm(c.norm_eps, name="final_norm")(x), kept
 
 
@@ -419,10 +376,10 @@ def forward_token(
     """
     dtype = params["embedding"].dtype
     x = jnp.take(params["embedding"], token, axis=0)[:, None]  # [B,1,D]
-    kept = []
+    kept, turns = [], rotation(config, position[:, None])
     for layer, state in zip(params["layers"], states, strict=True):
         block = Block(config, attention, dtype)
-        x, new = block.apply({"params": layer}, x, position[:, None], state)
+        x, new = block.apply({"params": layer}, x, turns, state)
         kept.append(new)
     norm = RMSNorm(config.norm_eps)
     hidden: Any = norm.apply({"params": params["final_norm"]}, x)

@@ -64,9 +64,11 @@ def test_logits_equal_the_plain_decoder(changes, tiny, reference_logits):
 
 def test_rotation_knows_relative_positions_only():
     config = ModelConfig(8, 1, 8, 1, 1, 16, 8)
-    frequency = decoder.rope_frequencies(config)
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 16))
-    turn = lambda x, p: decoder.rotate(x, jnp.array([[p]]), frequency)[0, 0, 0]  # noqa: E731
+
+    def turn(x, position):
+        return decoder.rotate(x, decoder.rotation(config, jnp.array([[position]])))[0, 0, 0]
+
     near = float(turn(q, 5) @ turn(k, 2))
     assert near == pytest.approx(float(turn(q, 105) @ turn(k, 102)), abs=1e-4)
     assert near != pytest.approx(float(turn(q, 2) @ turn(k, 5)), abs=1e-3)
