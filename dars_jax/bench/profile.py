@@ -4,8 +4,11 @@ XLA calls its operations fusion.17; what they compute stands in the text of the 
 which XLA writes to a directory if it is asked to before its backend starts (`flags`).
 """
 
+import dataclasses
+import math
 import re
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -58,14 +61,26 @@ def part(operation: str, name: str) -> str:
     return f"products: {what}{way}" if _PRODUCT.match(operation) else what
 
 
-def trace(run: Callable[[], Any]) -> Counter[Operation]:
-    """Seconds of each operation in one run, those of all threads together."""
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """What XLA did in one run."""
+
+    wall: float  # seconds
+    idle: float  # seconds in which no operation ran: the host worked alone
+    seconds: Counter[Operation]  # of each operation, those of all threads together
+
+
+def trace(run: Callable[[], Any]) -> Trace:
+    """Runs it once under XLA's profiler."""
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     seconds: Counter[Operation] = Counter()
+    spans = []
     with tempfile.TemporaryDirectory() as directory:
         with jax.profiler.trace(directory, profiler_options=options):
+            start = time.perf_counter()
             run()
+            wall = time.perf_counter() - start
         for path in Path(directory).rglob("*.xplane.pb"):
             for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
                 for event in (event for line in plane.lines for event in line.events):
@@ -73,15 +88,26 @@ def trace(run: Callable[[], Any]) -> Counter[Operation]:
                     if "hlo_op" in stats and not event.name.startswith("end: "):
                         operation = stats["hlo_module"], stats["hlo_op"]
                         seconds[operation] += event.duration_ns / 1e9
-    return seconds
+                        spans.append((event.start_ns, event.start_ns + event.duration_ns))
+    return Trace(wall, max(wall - covered(spans) / 1e9, 0.0), seconds)
 
 
-def summary(seconds: Counter[Operation], named: dict[Operation, str]) -> Iterable[dict[str, Any]]:
-    """A line for each part of the work, the largest first."""
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Length of what (start, end) cover together."""
+    length, reached = 0.0, -math.inf
+    for start, end in sorted(spans):
+        length += max(end - max(start, reached), 0.0)
+        reached = max(reached, end)
+    return length
+
+
+def summary(traced: Trace, named: dict[Operation, str]) -> Iterable[dict[str, Any]]:
+    """A line of the whole, and one for each part of the work, the largest first."""
     parts: Counter[str] = Counter()
-    for operation, spent in seconds.items():
+    for operation, spent in traced.seconds.items():
         if not _OUTER.match(operation[1]):
             parts[part(operation[1], named.get(operation, operation[1]))] += spent
     total = sum(parts.values())
+    yield {"wall": round(traced.wall, 4), "host_alone": round(traced.idle / traced.wall, 4)}
     for what, spent in parts.most_common():
         yield {"part": what, "thread_seconds": round(spent, 4), "share": round(spent / total, 4)}

@@ -47,7 +47,8 @@ def test_an_operation_belongs_to_what_it_computes(operation, name, what):
 
 def test_shares_add_up_and_a_loop_is_not_counted_beside_what_is_in_it():
     seconds = Counter({("p", "while.1"): 9.0, ("p", "dot.1"): 3.0, ("p", "copy.1"): 1.0})
-    lines = list(profile.summary(seconds, {("p", "dot.1"): WEIGHTS}))
+    whole, *lines = profile.summary(profile.Trace(10.0, 0.5, seconds), {("p", "dot.1"): WEIGHTS})
+    assert whole == {"wall": 10.0, "host_alone": 0.05}
     assert [(line["part"], line["share"]) for line in lines] == [
         ("products: weights of layers", 0.75), ("what loops carry", 0.25)
     ]  # fmt: skip
@@ -60,6 +61,11 @@ def test_a_trace_times_the_operations_of_a_program():
 
     x = jnp.ones((64, 64))
     squared(x)
-    seconds = profile.trace(lambda: squared(x).block_until_ready())
-    assert {program for program, _ in seconds} == {"jit_squared"}
-    assert sum(seconds.values()) > 0
+    traced = profile.trace(lambda: squared(x).block_until_ready())
+    assert {program for program, _ in traced.seconds} == {"jit_squared"}
+    assert sum(traced.seconds.values()) > 0 and 0 < traced.idle < traced.wall
+
+
+def test_the_host_is_alone_while_no_thread_runs_an_operation():
+    assert profile.covered([(5, 7), (0, 2), (1, 3), (1, 2)]) == 5
+    assert profile.covered([]) == 0
