@@ -63,7 +63,6 @@ PRIVATE = {
         "http_limits",
         "openai_replies",
     },
-    "rollout": {"exchange"},
     "records": {"manifest"},
     "training": {"assemble", "stop"},
     "allocator": {"integers", "checks"},
