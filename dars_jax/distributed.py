@@ -6,6 +6,7 @@ With one process nothing is exchanged: the functions return what they are given.
 """
 
 import contextlib
+import functools
 import glob
 import json
 import os
@@ -15,18 +16,20 @@ import time
 import traceback
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 Address = tuple[str, int, int]  # HOST:PORT of process 0, number of processes, own index
 
 _JOIN_SECONDS = 300
-_PIECE = 2**18  # numbers a process sends at a time: what a gather needs on the devices is bounded
+_PIECE = 2**18  # numbers a process sends at a time: what it needs on the devices is bounded
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
 
 
@@ -176,6 +179,57 @@ def gather_ragged(x: np.ndarray) -> list[np.ndarray]:
     return [row[:size] for row, size in zip(got, sizes, strict=True)]
 
 
+def deliver(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """int32[n] of any length for every process -> what each process has for this one.
+
+    Each number travels once, from its process to the other, in pieces of a power of two.
+    """
+    if jax.process_count() == 1:
+        return list(parts)
+    me, count = jax.process_index(), jax.process_count()
+    grid = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+    mesh = Mesh(np.array(grid).reshape(count, -1), ("process", "local"))
+    away = [part[:0] if to == me else part for to, part in enumerate(parts)]
+    sizes = gather(np.array([len(x) for x in away], np.int32))  # [from, to]
+    most, lanes = int(sizes.max()), mesh.shape["local"]
+    piece = lanes * min(1 << max(-(-most // lanes) - 1, 0).bit_length(), max(_PIECE // lanes, 1))
+    got = [np.empty(n, np.int32) for n in sizes[:, me]]
+    for at in range(0, most, piece):
+        block = np.zeros((1, count, piece), np.int32)
+        for row, part in zip(block[0], away, strict=True):
+            some = part[at : at + piece]
+            row[: len(some)] = some
+        for theirs, row in zip(got, _swap(block, mesh), strict=True):
+            some = theirs[at : at + piece]
+            some[:] = row[: len(some)]
+    got[me] = parts[me]
+    return got
+
+
+def _swap(block: np.ndarray, mesh: Mesh) -> np.ndarray:
+    """int32[1,to,n] of every process -> int32[from,n] for this one; each device takes a part."""
+    count, n = block.shape[1:]
+    rows = NamedSharding(mesh, PartitionSpec("process", None, "local"))
+    with jax.transfer_guard("allow"):
+        whole = jax.make_array_from_process_local_data(rows, block, (count, count, n))
+        out = np.empty((count, n), np.int32)
+        for shard in _all_to_all(mesh)(whole).addressable_shards:
+            out[:, shard.index[2]] = np.asarray(shard.data)[:, 0]
+    return out
+
+
+@functools.cache
+def _all_to_all(mesh: Mesh) -> jax.stages.Wrapped:
+    """int32[from, to, n], split over `from` -> the same, split over `to`."""
+    return jax.jit(
+        jax.shard_map(
+            lambda x: lax.all_to_all(x, "process", 1, 0), mesh=mesh,
+            in_specs=PartitionSpec("process", None, "local"),
+            out_specs=PartitionSpec(None, "process", "local"),
+        )
+    )  # fmt: skip
+
+
 def gather_texts(text: str) -> list[str]:
     """A text from every process -> one per process."""
     if jax.process_count() == 1:
@@ -224,7 +278,7 @@ def check_shared(directory: Path) -> None:
 class Replicas:
     """Which process drains and grades which engine replica: the one that holds its first device."""
 
-    def __init__(self, mesh: jax.sharding.Mesh, count: int):
+    def __init__(self, mesh: Mesh, count: int):
         """`count` replicas, in the order of the mesh's devices."""
         devices = mesh.devices.reshape(count, -1)[:, 0]
         self._owner = np.array([d.process_index for d in devices])

@@ -12,7 +12,7 @@ from dars_jax.learner import packing as batch_lib
 from dars_jax.learner import update
 from dars_jax.learner.loss import LossConfig
 from dars_jax.policy import sharding
-from dars_jax.types import Prompts, Rollouts
+from dars_jax.types import Prompts, Ragged, Rollouts
 
 LOSS = LossConfig(temperature=1.0, clip_low=0.2, clip_high=0.2, entropy_coef=0.0, kl_coef=0.0)
 CONFIG = update.UpdateConfig(
@@ -37,11 +37,13 @@ def make_work():
     owner = np.repeat(np.arange(5), [len(x) for x in lengths]).astype(np.int32)
     n = len(owner)
     blank = np.zeros(n, np.int32)
+    length = np.concatenate(lengths).astype(np.int32)
+    tokens = rng.integers(0, 61, (n, LONGEST)).astype(np.int32)
+    logprob = rng.normal(size=(n, LONGEST)).astype(np.float32)
     rollouts = Rollouts(
         prompt=owner, sample=blank, stage=blank,
-        tokens=rng.integers(0, 61, (n, LONGEST)).astype(np.int32),
-        logprob=rng.normal(size=(n, LONGEST)).astype(np.float32),
-        length=np.concatenate(lengths).astype(np.int32), truncated=blank.astype(bool),
+        tokens=Ragged.of_rows(tokens, length), logprob=Ragged.of_rows(logprob, length),
+        length=length, truncated=blank.astype(bool),
         reward=blank.astype(np.float32), verdict=blank.astype(np.int8),
     )  # fmt: skip
     advantage = rng.normal(size=n).astype(np.float32)
@@ -116,7 +118,7 @@ class PlainUpdate:
         self.live = np.zeros((n, LENGTH), bool)
         for i in range(n):
             prompt = prompts.tokens[rollouts.prompt[i]]
-            whole = [*prompt, *rollouts.tokens[i, : rollouts.length[i]]]
+            whole = [*prompt, *rollouts.tokens[i]]
             self.tokens[i, : len(whole)] = whole
             self.target[i, : len(whole) - 1] = whole[1:]
             self.live[i, len(prompt) - 1 : len(whole) - 1] = True

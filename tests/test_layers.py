@@ -72,7 +72,6 @@ PRIVATE = {
         "http_limits",
         "openai_replies",
     },
-    "rollout": {"exchange"},
     "records": {"manifest"},
     "training": {"assemble", "stop"},
     "allocator": {"integers", "checks"},

@@ -15,7 +15,7 @@ from dars_jax.engine.session import Request, SamplingConfig, Session
 from dars_jax.engine.state import DecodeConfig
 from dars_jax.learner import loss, packing, update
 from dars_jax.policy import sharding
-from dars_jax.types import Prompts, Rollouts, TrainState, UpdateBatch
+from dars_jax.types import Prompts, Ragged, Rollouts, TrainState, UpdateBatch
 
 
 def sample_all(
@@ -117,7 +117,7 @@ def make_update(
     return update.make_update(settings, policy.config, optimizer, policy.mesh), state, pack
 
 
-def _rollouts(work: Work, tokens: np.ndarray, logprob: np.ndarray) -> Rollouts:
+def _rollouts(work: Work, tokens: Ragged, logprob: Ragged) -> Rollouts:
     count = work.prompts * work.samples
     zeros = np.zeros(count, np.int32)
     return Rollouts(
@@ -139,7 +139,8 @@ def bench_update(policy: Policy, work: Work, args: argparse.Namespace) -> None:
     run_update, state, pack = make_update(policy, work, args.row_tokens, args.rows)
     count = work.prompts * work.samples
     ids = np.random.default_rng(3).integers(4, VOCAB, (count, work.new_tokens)).astype(np.int32)
-    rollouts = _rollouts(work, ids, np.zeros(ids.shape, np.float32))
+    logprob = np.zeros(ids.shape, np.float32)
+    rollouts = _rollouts(work, *(Ragged.of_rows(x, work.lengths()) for x in (ids, logprob)))
     advantage = _advantages(work, rollouts)
     box = [state]
 
@@ -164,14 +165,11 @@ def bench_step(policy: Policy, work: Work, args: argparse.Namespace) -> None:
         state, params, step = box
         session = Session(programs, params, work.prompts)
         answers, cost = sample_all(session, work, args.steps_per_dispatch, step)
-        shape = (work.prompts * work.samples, work.new_tokens)
-        tokens, logprob = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
         e = session.num_replicas
-        for (replica, row), (ids, values) in answers.items():
-            p, sample = (row // work.samples) * e + replica, row % work.samples
-            tokens[p * work.samples + sample, : len(ids)] = ids
-            logprob[p * work.samples + sample, : len(ids)] = values
-        rollouts = _rollouts(work, tokens, logprob)
+        order = [answers[p % e, p // e * work.samples + sample]
+                 for p in range(work.prompts) for sample in range(work.samples)]  # fmt: skip
+        tokens, logprob = zip(*order, strict=True)
+        rollouts = _rollouts(work, Ragged.join(tokens, np.int32), Ragged.join(logprob, np.float32))
         state, _ = run_update(state, pack(rollouts, _advantages(work, rollouts)), None)
         params = programs.publish(state.params)
         jax.block_until_ready(params)

@@ -245,8 +245,8 @@ class Session:
         tokens, logprob, length = self.replicas.local(
             self._programs.drain(self._work, sharding.put(index, self._rows))
         )
-        return {
-            (e, row): (tokens[e, i, : length[e, i]], logprob[e, i, : length[e, i]])
+        return {  # copies: a view would keep the padding of all of them
+            (e, row): (tokens[e, i, : length[e, i]].copy(), logprob[e, i, : length[e, i]].copy())
             for e, mine in enumerate(lists)
             for i, row in enumerate(mine)
         }

@@ -22,12 +22,14 @@ from dars_jax.evaluation.scores import Answers, Report
 from dars_jax.policy import decoder
 from dars_jax.records.storage import writing
 from dars_jax.rewards import OUTSIDE, Grader, GradingError, Verdict
-from dars_jax.rollout import stages
+from dars_jax.rollout import exchange, stages
 from dars_jax.setup import build
 from dars_jax.types import Rollouts
 
 EVALUATION_STEP = -1  # as the step of the random keys: the same noise at every evaluation
 WAVES = 8  # fillings of the decode slots between two writes: what a stopped evaluation can lose
+
+_BLOCK = 4096  # answers whose tokens travel to the first process at a time
 
 # progress(answers done, answers in all, work); work is another number whenever there is progress
 Progress = Callable[[int, int, int], None]
@@ -199,9 +201,30 @@ def _write(
     r: Rollouts,
     names: tuple[str, ...],
 ) -> None:
-    """Appends the answers to the first of `rows`; on disk before this returns."""
+    """Appends the answers to the first of `rows`; on disk before this returns.
+
+    All processes call it together, and the first writes.
+    """
+    for at in range(0, len(r), _BLOCK):
+        some = r.take(np.arange(at, min(at + _BLOCK, len(r))))
+        some = exchange.send(some, np.zeros(len(some), np.int32))
+        if distributed.is_first():
+            _write_lines(file, parts, rows, ids, some, names)
     if not distributed.is_first():
         return
+    file.flush()
+    if file.name != os.devnull:
+        os.fsync(file.fileno())
+
+
+def _write_lines(
+    file: IO[str],
+    parts: build.Parts,
+    rows: tuple[prompts.Example, ...],
+    ids: tuple[str, ...] | None,
+    r: Rollouts,
+    names: tuple[str, ...],
+) -> None:
     for i in range(len(r)):
         p = r.prompt[i]
         line = {} if ids is None else {"id": ids[p]}
@@ -210,7 +233,7 @@ def _write(
             "problem": rows[p].prompt,
             "answer": list(rows[p].answer),
             "sample": int(r.sample[i]),
-            "response": parts.tokenizer.decode(r.tokens[i, : r.length[i]]),
+            "response": parts.tokenizer.decode(r.tokens[i]),
             "reward": float(r.reward[i]),
             **({"rewards": dict(zip(names, r.parts[i].tolist(), strict=True))} if names else {}),
             "verdict": Verdict(r.verdict[i]).name.lower(),
@@ -218,9 +241,6 @@ def _write(
             "truncated": bool(r.truncated[i]),
         }
         file.write(json.dumps(line) + "\n")
-    file.flush()
-    if file.name != os.devnull:
-        os.fsync(file.fileno())
 
 
 def read(path: Path, problems: int, n: int | None = None) -> Answers:

@@ -12,10 +12,14 @@ exactly n, and a prompt of L tokens L-1 per piece, instead of L + n per rollout.
 
 A kernel that knows equality of segments only needs whole sequences: without `share_prompt` a piece
 holds a single rollout.
+
+What goes where follows from lengths alone, so that processes agree on it without each other's
+tokens; each then lays out the rows of its own devices.
 """
 
 import bisect
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,6 +41,25 @@ class _Piece:
     group: int
     rollouts: np.ndarray  # indices into Rollouts
     size: int  # tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Which pieces lie in which row; row r is row r % b of micro-batch r // b."""
+
+    shape: BatchShape
+    rows: list[list[_Piece]]
+    bounds: np.ndarray  # int32[J+1], see UpdateBatch
+    token_count: np.ndarray  # float32[J]
+
+    def row_of(self, count: int) -> np.ndarray:
+        """int32[N]: which of the b rows of a micro-batch each of N rollouts is in; -1 if none."""
+        out = np.full(count, -1, np.int32)
+        placed = [(r % self.shape.rows, p.rollouts) for r, row in enumerate(self.rows) for p in row]
+        if placed:
+            row, members = zip(*placed, strict=True)
+            out[np.concatenate(members)] = np.repeat(row, [len(x) for x in members])
+        return out
 
 
 def _pieces(
@@ -80,20 +103,19 @@ def capacity(
     return min(most, packed) + num_minibatches
 
 
-def assemble(
+def arrange(
     prompts: Prompts,
     rollouts: Rollouts,
-    advantage: np.ndarray,
     weight: np.ndarray,
     kept: np.ndarray,
     minibatch: np.ndarray,
     num_minibatches: int,
     shape: BatchShape,
-) -> UpdateBatch:
-    """Packs the kept groups, every mini-batch into micro-batches of its own.
+) -> Layout:
+    """Packs the kept groups, every mini-batch into micro-batches of its own; looks at no token.
 
     Args:
-      advantage, weight: float32[N] of each rollout; one of weight 0 is left out.
+      weight: float32[N] of each rollout; one of weight 0 is left out.
       kept: bool[P], prompts whose group enters the loss.
       minibatch: int32[P], mini-batch of each prompt.
 
@@ -126,25 +148,65 @@ def assemble(
             f"{bounds[-1]} micro-batches of {shape.rows} rows are needed, but "
             f"learner.max_micro_batches allows {shape.micro_batches}: raise it, or set 0 for enough"
         )
-    return _write(prompts, rollouts, advantage, weight, rows, bounds, token_count, shape)
+    return Layout(
+        shape, rows, np.asarray(bounds, np.int32), np.asarray(token_count, np.float32)
+    )  # fmt: skip
 
 
-def _write(
+def lay_out(
+    layout: Layout,
     prompts: Prompts,
     rollouts: Rollouts,
     advantage: np.ndarray,
     weight: np.ndarray,
-    rows: list[list[_Piece]],
-    bounds: list[int],
-    token_count: list[int],
+    mine: Sequence[int] | np.ndarray,
+) -> UpdateBatch:
+    """Rows `mine` of every micro-batch, in this order.
+
+    Args:
+      rollouts: with the tokens of those in these rows.
+      advantage, weight: float32[N] of each rollout.
+    """
+    shape = layout.shape
+    cube = (len(mine), shape.micro_batches, shape.row_tokens)
+    arrays = {k: np.zeros(cube, np.int32) for k in ("tokens", "target", "position", "group",
+                                                    "segment")}  # fmt: skip
+    arrays |= {k: np.zeros(cube, np.float32) for k in ("advantage", "weight", "sampler_logprob")}
+    for at, i in enumerate(mine):  # one by one: what numpy needs beside it stays small
+        row = {name: x[at].reshape(-1) for name, x in arrays.items()}
+        _write(row, layout.rows[i :: shape.rows], shape, prompts, rollouts, advantage, weight)
+    return UpdateBatch(**arrays, bounds=layout.bounds, token_count=layout.token_count)
+
+
+def assemble(
+    prompts: Prompts,
+    rollouts: Rollouts,
+    advantage: np.ndarray,
+    weight: np.ndarray,
+    kept: np.ndarray,
+    minibatch: np.ndarray,
+    num_minibatches: int,
     shape: BatchShape,
 ) -> UpdateBatch:
-    """Lays the pieces out.  One vectorised copy for all tokens, whatever their number."""
+    """All rows, of rollouts that are all here; see `arrange` and `lay_out`."""
+    layout = arrange(prompts, rollouts, weight, kept, minibatch, num_minibatches, shape)
+    return lay_out(layout, prompts, rollouts, advantage, weight, range(shape.rows))
+
+
+def _write(
+    out: dict[str, np.ndarray],
+    rows: list[list[_Piece]],
+    shape: BatchShape,
+    prompts: Prompts,
+    rollouts: Rollouts,
+    advantage: np.ndarray,
+    weight: np.ndarray,
+) -> None:
+    """Lays the pieces of rows out, end to end.  One vectorised copy, whatever their number."""
     start, source, segment, group = [], [], [], []  # of every rollout placed
     prefix_at, prefix_of, prefix_group = [], [], []
     for r, row in enumerate(rows):
-        i, m = r % shape.rows, r // shape.rows
-        at = (i * shape.micro_batches + m) * shape.row_tokens
+        at = r * shape.row_tokens
         for g, piece in enumerate(row, start=1):
             prefix_at.append(at)
             prefix_of.append(piece.group)
@@ -156,50 +218,36 @@ def _write(
                 segment.append(s)
                 group.append(g)
                 at += int(rollouts.length[n])
+    if not source:
+        return
 
-    size = shape.rows * shape.micro_batches * shape.row_tokens
-    ints = {k: np.zeros(size, np.int32) for k in ("tokens", "target", "position", "group",
-                                                  "segment")}  # fmt: skip
-    floats = {k: np.zeros(size, np.float32) for k in ("advantage", "weight", "sampler_logprob")}
-
-    source_ = np.asarray(source, np.int64)
-    lengths = rollouts.length[source_] if len(source_) else np.zeros(0, np.int64)
+    lengths = rollouts.length[source]
+    each = lambda x: np.repeat(x, lengths)  # noqa: E731
     index = _ranges(lengths)  # 0 … n-1 for each rollout
-    where = np.repeat(np.asarray(start, np.int64), lengths) + index
-    n = np.repeat(source_, lengths)
-    last = np.array([t[-1] for t in prompts.tokens], np.int32)
-    prompt_length = np.array([len(t) for t in prompts.tokens], np.int64)
-    of = rollouts.prompt[n] if len(n) else np.zeros(0, np.int64)
-    previous = rollouts.tokens[n, np.maximum(index - 1, 0)]
-    ints["tokens"][where] = np.where(index == 0, last[of], previous)
-    ints["target"][where] = rollouts.tokens[n, index]
-    ints["position"][where] = prompt_length[of] - 1 + index
-    ints["group"][where] = np.repeat(np.asarray(group, np.int32), lengths)
-    ints["segment"][where] = np.repeat(np.asarray(segment, np.int32), lengths)
-    floats["advantage"][where] = advantage[n]
-    floats["weight"][where] = weight[n]
-    floats["sampler_logprob"][where] = rollouts.logprob[n, index]
+    where = each(start) + index
+    tokens, logprob = rollouts.tokens, rollouts.logprob
+    of = [prompts.tokens[p] for p in rollouts.prompt[source]]
+    here = each(tokens.start[source]) + index
+    out["target"][where] = tokens.flat[here]
+    out["tokens"][where] = tokens.flat[here - 1]  # of the first: another's, or the last there is
+    out["tokens"][start] = [t[-1] for t in of]
+    out["position"][where] = each([len(t) - 1 for t in of]) + index
+    out["group"][where] = each(group)
+    out["segment"][where] = each(segment)
+    out["advantage"][where] = each(advantage[source])
+    out["weight"][where] = each(weight[source])
+    out["sampler_logprob"][where] = logprob.flat[each(logprob.start[source]) + index]
 
-    if prefix_of:
-        prefix_tokens = [prompts.tokens[p][:-1] for p in prefix_of]
-        sizes = np.array([len(t) for t in prefix_tokens])
-        index = _ranges(sizes)
-        where = np.repeat(np.asarray(prefix_at, np.int64), sizes) + index
-        ints["tokens"][where] = np.concatenate(prefix_tokens)
-        ints["position"][where] = index
-        ints["group"][where] = np.repeat(np.asarray(prefix_group, np.int32), sizes)
-
-    cube = (shape.rows, shape.micro_batches, shape.row_tokens)
-    arrays = {k: v.reshape(cube) for k, v in (ints | floats).items()}
-    return UpdateBatch(
-        **arrays,
-        bounds=np.asarray(bounds, np.int32),
-        token_count=np.asarray(token_count, np.float32),
-    )
+    prefix_tokens = [prompts.tokens[p][:-1] for p in prefix_of]
+    lengths = np.array([len(t) for t in prefix_tokens])
+    index = _ranges(lengths)
+    where = np.repeat(prefix_at, lengths) + index
+    out["tokens"][where] = np.concatenate(prefix_tokens)
+    out["position"][where] = index
+    out["group"][where] = np.repeat(prefix_group, lengths)
 
 
 def _ranges(lengths: np.ndarray) -> np.ndarray:
     """[2, 3] -> [0, 1, 0, 1, 2]."""
     ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) - np.repeat(ends - lengths, lengths)
+    return np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)

@@ -109,9 +109,32 @@ def batch_shardings(mesh: Mesh) -> UpdateBatch:
     return UpdateBatch(**fields)
 
 
+def row_process(mesh: Mesh, count: int) -> np.ndarray:
+    """int32[count]: the process whose device computes each of `count` rows of a micro-batch."""
+    owner = np.array([device.process_index for device in mesh.devices.flat], np.int32)
+    return np.repeat(owner, count // mesh.size)
+
+
 def put_batch(batch: UpdateBatch, mesh: Mesh) -> UpdateBatch:
-    """A batch of host arrays onto the mesh."""
-    return jax.tree.map(put, batch, batch_shardings(mesh))
+    """A batch of host arrays onto the mesh; every process passes the rows of its own devices."""
+    shardings = batch_shardings(mesh)
+    if jax.process_count() == 1:
+        return jax.tree.map(put, batch, shardings)
+    count = batch.tokens.shape[0] * mesh.size // len(mesh.local_devices)
+    mine = np.flatnonzero(row_process(mesh, count) == jax.process_index())
+
+    def one(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+        if sharding.is_fully_replicated:
+            return put(x, sharding)
+
+        def rows(index: Any) -> np.ndarray:
+            first, last, _ = index[0].indices(count)
+            return x[slice(*np.searchsorted(mine, (first, last)))]
+
+        with jax.transfer_guard_host_to_device("allow"):  # it counts the callback as implicit
+            return jax.make_array_from_callback((count, *x.shape[1:]), sharding, rows)
+
+    return jax.tree.map(one, batch, shardings)
 
 
 # Collectives of the update, inside shard_map.  One mesh axis each: over several axes at once the

@@ -17,7 +17,7 @@ from dars_jax.engine.session import NonFiniteError, Request, Session
 from dars_jax.rewards import OUTSIDE, Context, Grade, Grader, GradingError, Verdict
 from dars_jax.rollout import exchange
 from dars_jax.rollout.scheduler import RolloutConfig, Scheduler
-from dars_jax.types import Prompts, Rollouts
+from dars_jax.types import Prompts, Ragged, Rollouts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ def collect(
 
     While the device decodes, the host decodes text and grades what the last dispatch finished.
     With several processes each does so for its own replicas; the counts are added up, so that all
-    decide alike, and in the end the rollouts are shared.
+    decide alike, and in the end all know of all rollouts, each with the tokens of its own.
 
     Args:
       decode_text: completion tokens int32[n] -> text to grade.
@@ -196,8 +196,7 @@ def judged(rollouts: Rollouts) -> Rollouts:
         return rollouts
     if not inside.any():
         raise GradingError(f"the reward left out all of {len(rollouts):,} answers")
-    return Rollouts(**{f.name: getattr(rollouts, f.name)[inside]
-                       for f in dataclasses.fields(Rollouts)})  # fmt: skip
+    return rollouts.take(inside)
 
 
 def _apart(
@@ -257,10 +256,8 @@ class _Store:
         self, prompts: Prompts, config: RolloutConfig, eos_ids: tuple[int, ...], num_parts: int
     ):
         shape = (len(prompts), config.n_max)
-        width = config.sampling.max_tokens
         self._eos = np.asarray(eos_ids)
-        self._tokens = np.zeros((*shape, width), np.int32)
-        self._logprob = np.zeros((*shape, width), np.float32)
+        self._answers: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
         self._length, self._stage = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         self._truncated, self._held = np.zeros(shape, bool), np.zeros(shape, bool)
         self._reward, self._verdict = np.zeros(shape, np.float32), np.zeros(shape, np.int8)
@@ -275,15 +272,12 @@ class _Store:
         """Completions of requests (p, sample), where prompt p is in stage[p]."""
         if not requests:
             return
+        self._answers |= zip(requests, completions, strict=True)
         p, sample = np.transpose(requests)
-        length = np.array([len(ids) for ids, _ in completions])
-        tokens, logprob = map(np.concatenate, zip(*completions, strict=True))
-        ends = np.cumsum(length)
-        column = np.arange(ends[-1]) - np.repeat(ends - length, length)
-        at = (*np.repeat([p, sample], length, axis=1), column)
-        self._tokens[at], self._logprob[at] = tokens, logprob
-        self._length[p, sample], self._stage[p, sample] = length, stage[p]
-        self._truncated[p, sample] = ~np.isin(tokens[ends - 1], self._eos)
+        last = [ids[-1] for ids, _ in completions]
+        self._length[p, sample] = [len(ids) for ids, _ in completions]
+        self._stage[p, sample] = stage[p]
+        self._truncated[p, sample] = ~np.isin(last, self._eos)
         self._held[p, sample] = True
 
     def grade(self, graded: list[tuple[int, Grade]]) -> None:
@@ -298,9 +292,12 @@ class _Store:
         """Rows of all that was added, in canonical order."""
         prompt, sample = (x.astype(np.int32) for x in np.nonzero(self._held))
         take = lambda x: x[prompt, sample]  # noqa: E731
+        where = zip(prompt.tolist(), sample.tolist(), strict=True)
+        answers = [self._answers[request] for request in where]
         return Rollouts(
-            prompt=prompt, sample=sample, stage=take(self._stage), tokens=take(self._tokens),
-            logprob=take(self._logprob), length=take(self._length),
-            truncated=take(self._truncated), reward=take(self._reward),
+            prompt=prompt, sample=sample, stage=take(self._stage),
+            tokens=Ragged.join([ids for ids, _ in answers], np.int32),
+            logprob=Ragged.join([values for _, values in answers], np.float32),
+            length=take(self._length), truncated=take(self._truncated), reward=take(self._reward),
             verdict=take(self._verdict), parts=take(self._parts),
         )  # fmt: skip

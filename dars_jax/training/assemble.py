@@ -9,7 +9,9 @@ import numpy as np
 
 from dars_jax import objective
 from dars_jax.learner import packing
+from dars_jax.policy import sharding
 from dars_jax.rewards import Verdict
+from dars_jax.rollout import exchange
 from dars_jax.setup import build
 from dars_jax.types import Prompts, Rollouts, UpdateBatch
 
@@ -73,6 +75,8 @@ def assemble(
 ) -> tuple[UpdateBatch, np.ndarray, np.ndarray]:
     """Graded rollouts -> (batch on the host, advantage float32[N], kept bool[P]).
 
+    Each process gets the rows of its own devices.  All call it together.
+
     Advantages of Pass@k, and what they keep, follow the verdicts, as allocation does.
 
     Raises:
@@ -99,11 +103,29 @@ def assemble(
     )  # fmt: skip
     advantage, weight, kept = jax.device_get(scores)
     kept = kept[: len(prompts)]
-    packed = packing.assemble(
-        prompts, rollouts, advantage[:n], weight[:n], kept, minibatch[: len(prompts)],
-        u.num_minibatches, plan.batch,
-    )  # fmt: skip
+    packed = _packed(
+        parts, prompts, rollouts, advantage[:n], weight[:n], kept, minibatch[: len(prompts)]
+    )
     return packed, advantage[:n], kept
+
+
+def _packed(
+    parts: build.Parts,
+    prompts: Prompts,
+    rollouts: Rollouts,
+    advantage: np.ndarray,
+    weight: np.ndarray,
+    kept: np.ndarray,
+    minibatch: np.ndarray,
+) -> UpdateBatch:
+    """The rows of this process's devices; rollouts travel to the process whose rows they are in."""
+    shape, num_minibatches = parts.plan.batch, parts.plan.config.learner.num_minibatches
+    layout = packing.arrange(prompts, rollouts, weight, kept, minibatch, num_minibatches, shape)
+    process = sharding.row_process(parts.mesh, shape.rows)
+    row = layout.row_of(len(rollouts))
+    rollouts = exchange.send(rollouts, np.where(row < 0, -1, process[row]))
+    mine = np.flatnonzero(process == jax.process_index())
+    return packing.lay_out(layout, prompts, rollouts, advantage, weight, mine)
 
 
 def probe(parts: build.Parts, prompts: Prompts, rollouts: Rollouts) -> UpdateBatch:
@@ -119,8 +141,8 @@ def probe(parts: build.Parts, prompts: Prompts, rollouts: Rollouts) -> UpdateBat
     chosen = order[: max(int(np.sum(np.cumsum(size[order]) <= room)), 1)]
     weight = np.zeros(n, np.float32)
     weight[chosen] = 1 / len(chosen)
-    packed = packing.assemble(
-        prompts, rollouts, np.zeros(n, np.float32), weight, np.ones(len(prompts), bool),
-        np.zeros(len(prompts), np.int32), j, shape,
+    packed = _packed(
+        parts, prompts, rollouts, np.zeros(n, np.float32), weight, np.ones(len(prompts), bool),
+        np.zeros(len(prompts), np.int32),
     )  # fmt: skip
     return dataclasses.replace(packed, token_count=np.zeros(j, np.float32))

@@ -25,7 +25,7 @@ from dars_jax.records.checkpoint import Checkpoints
 from dars_jax.records.journal import Journals
 from dars_jax.records.tracker import Tracker
 from dars_jax.rewards import Grader, GradingError
-from dars_jax.rollout import stages
+from dars_jax.rollout import exchange, stages
 from dars_jax.setup import base_policy, build
 from dars_jax.setup.plan import GAP_LIMIT_EXACT
 from dars_jax.training.assemble import assemble, probe
@@ -192,7 +192,7 @@ class Trainer:
         values = {"epoch": epoch, **metrics.rollout_metrics(
             rollouts, kept, advantage, verdicts, self._grader.parts)}  # fmt: skip
         # of a vocabulary that is padded; decoding leaves them out
-        values["tokens_without_text"] = int((rollouts.tokens >= parts.tokenizer.vocab_size).sum())
+        values["tokens_without_text"] = exchange.count_tokens(rollouts, parts.tokenizer.vocab_size)
         learns = packed.token_count.any()  # nothing to learn from is a normal step
         if not learns:
             packed = probe(parts, prompts, rollouts)
@@ -247,7 +247,8 @@ class Trainer:
                 "that are not finite; the weights are those before them. A lower "
                 "optimizer.learning_rate may help"
             )
-        slots = packed.tokens.shape[0] * int(packed.bounds[-1]) * packed.tokens.shape[2]
+        shape = self._plan.batch
+        slots = shape.rows * int(packed.bounds[-1]) * shape.row_tokens
         count = packed.token_count  # float32[J]; outcome has E * J entries
         mean = lambda v: float(np.average(v, weights=np.resize(count, len(v))))  # noqa: E731
         flags = {"applied", "finite", "strange"}

@@ -1,14 +1,17 @@
 """Packing: every kept token once, with the right neighbour, position and weight; room enough."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dars_jax.learner.packing import BatchShape, assemble, capacity
-from dars_jax.types import Prompts, Rollouts
+from dars_jax.learner.packing import BatchShape, arrange, assemble, capacity, lay_out
+from dars_jax.types import Prompts, Ragged, Rollouts
 
 LONGEST = 9  # tokens of a completion
+INTS = ("tokens", "target", "position", "group", "segment", "bounds")
 
 
 def make(prompt_lengths, groups, seed=0):
@@ -33,9 +36,11 @@ def make(prompt_lengths, groups, seed=0):
     order = np.random.default_rng(seed).permutation(len(owner))
     blank = np.zeros(len(owner), np.int32)
     return prompts, Rollouts(
-        prompt=np.array(owner, np.int32)[order], sample=blank, stage=blank, tokens=tokens[order],
-        logprob=logprob[order], length=lengths[order], truncated=blank.astype(bool),
-        reward=blank.astype(np.float32), verdict=blank.astype(np.int8),
+        prompt=np.array(owner, np.int32)[order], sample=blank, stage=blank,
+        tokens=Ragged.of_rows(tokens, lengths)[order],
+        logprob=Ragged.of_rows(logprob, lengths)[order], length=lengths[order],
+        truncated=blank.astype(bool), reward=blank.astype(np.float32),
+        verdict=blank.astype(np.int8),
     )  # fmt: skip
 
 
@@ -65,8 +70,8 @@ def check(prompts, rollouts, kept, minibatch, num_minibatches, shape, batch, adv
         assert not row["tokens"][idle].any()
     expected = 0
     for i in range(len(rollouts)):
-        p, n = rollouts.prompt[i], rollouts.length[i]
-        answer = tuple(rollouts.tokens[i, :n])
+        p = rollouts.prompt[i]
+        answer = tuple(rollouts.tokens[i])
         if not kept[p]:
             assert answer not in found
             continue
@@ -75,7 +80,7 @@ def check(prompts, rollouts, kept, minibatch, num_minibatches, shape, batch, adv
         np.testing.assert_array_equal(seen, [*prompts.tokens[p], *answer[:-1]])
         assert (fields["advantage"][r][at] == advantage[i]).all()
         assert (fields["weight"][r][at] == weight[i]).all()
-        np.testing.assert_array_equal(fields["sampler_logprob"][r][at], rollouts.logprob[i, :n])
+        np.testing.assert_array_equal(fields["sampler_logprob"][r][at], rollouts.logprob[i])
         j = minibatch[p]
         assert batch.bounds[j] <= micro[r] < batch.bounds[j + 1]
     assert len(found) == expected
@@ -87,9 +92,8 @@ def check(prompts, rollouts, kept, minibatch, num_minibatches, shape, batch, adv
     assert (fields["weight"] > 0).sum() == sum(want)
 
 
-@given(st.data())
-def test_every_kept_token_is_packed_once_within_the_promised_capacity(data):
-    draw = data.draw
+def draw_work(draw):
+    """Arguments of `assemble`: some groups, and a shape that plan.validate would give them."""
     most_prompts, n_max, longest_prompt = draw(st.tuples(*[st.integers(1, 6)] * 3))
     lengths = st.integers(1, LONGEST) if draw(st.booleans()) else st.just(draw(st.sampled_from(
         [1, LONGEST // 2 + 1, LONGEST])))  # fmt: skip
@@ -104,13 +108,66 @@ def test_every_kept_token_is_packed_once_within_the_promised_capacity(data):
     rng = np.random.default_rng(0)
     advantage, weight = rng.random((2, len(rollouts))).astype(np.float32) + 0.1
 
-    # as plan.validate sizes it
     needed = capacity(most_prompts, n_max, longest_prompt, LONGEST, row_tokens, num_minibatches)
     micro_batches = -(-needed // rows) + num_minibatches - 1
-    shape = BatchShape(rows, micro_batches, row_tokens)
-    batch = assemble(prompts, rollouts, advantage, weight, kept, minibatch, num_minibatches, shape)
-    assert batch.tokens.shape == (rows, micro_batches, row_tokens)
-    check(prompts, rollouts, kept, minibatch, num_minibatches, shape, batch, advantage, weight)
+    shape = BatchShape(rows, micro_batches, row_tokens, draw(st.booleans()))
+    return prompts, rollouts, advantage, weight, kept, minibatch, num_minibatches, shape
+
+
+@given(st.data())
+def test_every_kept_token_is_packed_once_within_the_promised_capacity(data):
+    prompts, rollouts, advantage, weight, kept, minibatch, count, shape = draw_work(data.draw)
+    batch = assemble(prompts, rollouts, advantage, weight, kept, minibatch, count, shape)
+    assert batch.tokens.shape == (shape.rows, shape.micro_batches, shape.row_tokens)
+    check(prompts, rollouts, kept, minibatch, count, shape, batch, advantage, weight)
+
+
+def only(vectors, here):
+    """As a process has them that holds these only, in an order of its own."""
+    some = np.flatnonzero(here)[::-1]
+    part = type(vectors).join([vectors[i] for i in some], vectors.flat.dtype.type)
+    start = np.full(len(here), -1, np.int64)
+    start[some] = part.start
+    return dataclasses.replace(part, start=start, length=vectors.length)
+
+
+@given(st.data())
+def test_rows_need_the_tokens_that_are_in_them_and_no_others(data):
+    prompts, rollouts, advantage, weight, kept, minibatch, count, shape = draw_work(data.draw)
+    mine = np.flatnonzero([data.draw(st.booleans()) for _ in range(shape.rows)])
+    layout = arrange(prompts, rollouts, weight, kept, minibatch, count, shape)
+    here = np.isin(layout.row_of(len(rollouts)), mine)
+    part = dataclasses.replace(rollouts, tokens=only(rollouts.tokens, here),
+                               logprob=only(rollouts.logprob, here))  # fmt: skip
+    got = lay_out(layout, prompts, part, advantage, weight, mine)
+    want = assemble(prompts, rollouts, advantage, weight, kept, minibatch, count, shape)
+    bounds = "bounds", "token_count"
+    for name, x in vars(want).items():
+        np.testing.assert_array_equal(getattr(got, name), x if name in bounds else x[mine])
+        assert getattr(got, name).dtype == x.dtype == (np.int32 if name in INTS else np.float32)
+
+
+@given(st.data())
+def test_where_a_rollout_goes_follows_from_lengths_alone(data):
+    prompts, rollouts, _, weight, kept, minibatch, count, shape = draw_work(data.draw)
+    nothing = np.zeros(len(rollouts), bool)
+    blind = dataclasses.replace(rollouts, tokens=only(rollouts.tokens, nothing),
+                                logprob=only(rollouts.logprob, nothing))  # fmt: skip
+    of = lambda x: arrange(prompts, x, weight, kept, minibatch, count, shape).row_of(len(x))  # noqa: E731
+    assert of(blind).tolist() == of(rollouts).tolist()
+    assert ((of(rollouts) >= 0) == kept[rollouts.prompt]).all()
+
+
+@given(st.data())
+def test_ragged_vectors_are_the_rows_of_a_matrix_without_their_ends(data):
+    lengths = np.array(data.draw(st.lists(st.integers(0, 5), max_size=8)), np.int32)
+    matrix = np.arange(len(lengths) * 5, dtype=np.int32).reshape(-1, 5)
+    order = np.array(data.draw(st.permutations(range(len(lengths)))), np.intp)
+    ragged = Ragged.of_rows(matrix, lengths)
+    assert len(ragged) == len(lengths) and ragged.flat.nbytes == 4 * lengths.sum()
+    assert ragged.flat.dtype == np.int32
+    for i, vector in zip(order, ragged[order], strict=True):
+        assert vector.tolist() == matrix[i, : lengths[i]].tolist()
 
 
 def test_a_prompt_is_stored_once_for_all_its_rollouts_in_a_row():

@@ -24,6 +24,7 @@ from dars_jax import ratios
 from dars_jax.learner import loss as loss_lib
 from dars_jax.learner.packing import BatchShape
 from dars_jax.ratios import FAR
+from dars_jax.types import Ragged
 
 CHANGE = functools.partial(dataclasses.replace, LOSS)
 LOSSES = {
@@ -52,15 +53,13 @@ def plain(tiny, reference_logits):
     prompts, rollouts, advantage, weight = make_work()
     plain = PlainUpdate(tiny, reference_logits, (prompts, rollouts, advantage, weight), LOSS)
     own, noise = np.asarray(plain.logprob(tiny.params)), np.random.default_rng(3)
-    logprob = np.zeros_like(rollouts.logprob)
-    for i, n in enumerate(rollouts.length):
-        logprob[i, :n] = own[i, plain.live[i]] + 0.3 * noise.normal(size=n)
+    logprob = [own[i, plain.live[i]] + 0.3 * noise.normal(size=n)
+               for i, n in enumerate(rollouts.length)]  # fmt: skip
+    logprob = Ragged.join(logprob, np.float32)
     rollouts = dataclasses.replace(rollouts, logprob=logprob)
     plain.work = prompts, rollouts, advantage, weight
     plain.sampler = np.zeros((len(rollouts), LENGTH))
-    plain.sampler[plain.live] = np.concatenate(
-        [logprob[i, :n] for i, n in enumerate(rollouts.length)]
-    )
+    plain.sampler[plain.live] = logprob.flat
     plain.pull_back = jax.jit(
         lambda params, cotangent: jax.vjp(plain.logprob, params)[1](cotangent)[0]
     )
@@ -168,7 +167,8 @@ def test_a_gap_above_the_limit_gives_the_state_back(tiny, plain):
         np.testing.assert_allclose(metrics["logprob_gap" + name], value, rtol=1e-4)
     assert metrics["logprob_gap_share"][0] > 0 and int(state.step) == 1
     prompts, rollouts, advantage, weight = plain.work
-    further = dataclasses.replace(rollouts, logprob=rollouts.logprob - 2 * LIMIT)
+    lower = dataclasses.replace(rollouts.logprob, flat=rollouts.logprob.flat - 2 * LIMIT)
+    further = dataclasses.replace(rollouts, logprob=lower)
     two = {"minibatch": [0, 1, 1, 0, 1], "num_minibatches": 2}
     for settings, cut in ((config, {}), (dataclasses.replace(config, num_minibatches=2), two)):
         state, metrics = run(tiny, pack((prompts, further, advantage, weight), **cut), settings)

@@ -51,11 +51,10 @@ def collect(engines, prompts, config=CONFIG, programs=None, seed=0, step=3, pref
     )  # fmt: skip
     answers = {}
     for i in range(len(got)):
-        n = got.length[i]
         key = int(prompts.uid[got.prompt[i]]), int(got.sample[i])
-        ids = tuple(got.tokens[i, :n].tolist())
+        ids = tuple(got.tokens[i].tolist())
         about = int(got.stage[i]), ids, bool(got.truncated[i]), float(got.reward[i])
-        answers[key] = (*about, got.logprob[i, :n])
+        answers[key] = (*about, got.logprob[i])
     assert len(answers) == len(got)
     return answers, stats
 

@@ -7,10 +7,11 @@ import pytest
 
 from dars_jax import objective
 from dars_jax.config import defaults
+from dars_jax.policy.sharding import make_mesh
 from dars_jax.rewards import Verdict
 from dars_jax.setup import plan
 from dars_jax.training.assemble import assemble
-from dars_jax.types import Prompts, Rollouts
+from dars_jax.types import Prompts, Ragged, Rollouts
 
 SIZES = [8, 8, 8, 5]
 RIGHT = [0, 2, 7, 1]
@@ -37,14 +38,16 @@ def assembled(count=4, rewards=(0.0, 1.0), correct_at=0.5, **settings):
     sample = np.concatenate([np.arange(s) for s in SIZES]).astype(np.int32)
     prompt = np.repeat(np.arange(4), SIZES).astype(np.int32)
     reward = np.where(sample < np.array(RIGHT)[prompt], *rewards[::-1]).astype(np.float32)
+    length = np.where(sample % 3 == 2, width, 3).astype(np.int32)
     rollouts = Rollouts(
         prompt=prompt, sample=sample, stage=np.zeros(n, np.int32),
-        tokens=np.ones((n, width), np.int32), logprob=np.zeros((n, width), np.float32),
-        length=np.where(sample % 3 == 2, width, 3).astype(np.int32), truncated=sample % 3 == 2,
+        tokens=Ragged.of_rows(np.ones((n, width), np.int32), length),
+        logprob=Ragged.of_rows(np.zeros((n, width), np.float32), length),
+        length=length, truncated=sample % 3 == 2,
         reward=reward,
         verdict=np.where(reward >= correct_at, Verdict.CORRECT, Verdict.WRONG).astype(np.int8),
     )  # fmt: skip
-    parts = types.SimpleNamespace(plan=plan.validate(config, 1))
+    parts = types.SimpleNamespace(plan=plan.validate(config, 1), mesh=make_mesh(1, 1, 1))
     batch, advantage, _ = assemble(parts, prompts, rollouts)
     trained = np.unique(batch.advantage[batch.weight > 0])
     kept = np.isin(prompt, [1, 2, 3])

@@ -42,8 +42,8 @@ before = jax.device_get(state.params)
 state, outcome = parts.update(state, sharding.put_batch(packed, parts.mesh), None)
 leaves = jax.tree.leaves(jax.device_get(state.params))
 embedding = state.params["embedding"]
-np.savez(output, tokens=got.tokens, length=got.length, prompt=got.prompt, stage=got.stage,
-         reward=got.reward, logprob=got.logprob, kept=kept, devices=jax.device_count(),
+np.savez(output, tokens=got.tokens.flat, length=got.length, prompt=got.prompt, stage=got.stage,
+         reward=got.reward, logprob=got.logprob.flat, kept=kept, devices=jax.device_count(),
          grad_norm=jax.device_get(outcome["grad_norm"]),
          moves=Restless.moved, share=embedding.addressable_shards[0].data.size / embedding.size,
          moved=max(np.abs(x - y).max() for x, y in zip(leaves, jax.tree.leaves(before))),
@@ -110,8 +110,11 @@ n = len(owner)
 zeros = np.zeros(n, np.int32)
 prompts = types.Prompts(tuple(rng.integers(0, 64, k).astype(np.int32) for k in (5, 1, 3, 4, 2)),
                         np.arange(5), (("",),) * 5)
-rollouts = types.Rollouts(owner, zeros, zeros, rng.integers(0, 64, (n, 7)).astype(np.int32),
-                          np.zeros((n, 7), np.float32), np.concatenate(lengths).astype(np.int32),
+length = np.concatenate(lengths).astype(np.int32)
+ragged = lambda x: types.Ragged.of_rows(x, length)
+rollouts = types.Rollouts(owner, zeros, zeros,
+                          ragged(rng.integers(0, 64, (n, 7)).astype(np.int32)),
+                          ragged(np.zeros((n, 7), np.float32)), length,
                           zeros.astype(bool), zeros.astype(np.float32), zeros.astype(np.int8))
 packed = packing.assemble(prompts, rollouts, rng.normal(size=n).astype(np.float32),
                           np.full(n, 1 / n, np.float32), np.ones(5, bool), np.zeros(5, int), 1,

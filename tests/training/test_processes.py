@@ -22,7 +22,7 @@ from dars_jax.rollout import exchange
 from dars_jax.setup import build
 from dars_jax.tasks import countdown
 from dars_jax.training import loop
-from dars_jax.types import Rollouts
+from dars_jax.types import Ragged, Rollouts
 
 ROUNDING = ("loss", "entropy", "kl", "grad_norm", "logprob_gap", "logprob_gap_max",
             "clip_fraction")  # fmt: skip
@@ -286,29 +286,31 @@ def test_a_pod_is_a_machine_with_chips_and_neighbours(monkeypatch, names, platfo
     assert distributed._pod_hosts() == hosts
 
 
-def test_rollouts_survive_the_journey():
+def test_what_is_known_of_rollouts_survives_the_journey():
     rng = np.random.default_rng(0)
     length = np.array([3, 1, 8, 5, 2], np.int32)
-    live = np.arange(8) < length[:, None]
     sent = Rollouts(
         prompt=np.array([0, 0, 2, 2, 7], np.int32),
         sample=np.array([0, 1, 0, 1, 0], np.int32),
         stage=np.array([0, 1, 0, 0, 0], np.int32),
-        tokens=np.where(live, rng.integers(0, 2**31 - 1, live.shape), 0).astype(np.int32),
-        logprob=np.where(live, rng.normal(size=live.shape), 0).astype(np.float32),
+        tokens=Ragged.of_rows(rng.integers(0, 2**31 - 1, (5, 8)).astype(np.int32), length),
+        logprob=Ragged.of_rows(rng.normal(size=(5, 8)).astype(np.float32), length),
         length=length,
         truncated=np.array([0, 0, 1, 0, 1], bool),
         reward=np.array([0, 1, 0.25, 1 / 3, 1], np.float32),
         verdict=np.array([0, 1, 2, 0, 1], np.int8),
         parts=rng.normal(size=(5, 2)).astype(np.float32),
     )
-    got = exchange.unpack(exchange.pack(sent), 8)
-    for name, x in vars(sent).items():
-        np.testing.assert_array_equal(getattr(got, name), x)
-        assert getattr(got, name).dtype == x.dtype, name
-    nothing = Rollouts(**{name: x[:0] for name, x in vars(sent).items()})
-    assert len(exchange.unpack(exchange.pack(nothing), 8)) == 0
-    assert exchange.gather(sent) is sent  # one process
+    got = exchange.unpack(exchange.pack(sent))
+    assert vars(sent).keys() - got.keys() == {"tokens", "logprob", "holder"}
+    for name, x in got.items():
+        np.testing.assert_array_equal(getattr(sent, name), x)
+        assert getattr(sent, name).dtype == x.dtype, name
+    nothing = sent.take(np.zeros(5, bool))
+    assert len(exchange.unpack(exchange.pack(nothing))["prompt"]) == 0
+    # one process
+    assert exchange.gather(sent) is sent and exchange.send(sent, np.zeros(5, np.int32)) is sent
+    assert exchange.count_tokens(sent, int(sent.tokens.flat.max())) == 1
 
 
 def test_what_a_replica_reports_comes_from_the_process_that_holds_it(monkeypatch):
