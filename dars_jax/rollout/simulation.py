@@ -8,6 +8,7 @@ before the ideal, nor before the longest chain of a prompt: its longest answer o
 after the other.
 """
 
+import collections
 import dataclasses
 
 import numpy as np
@@ -41,7 +42,7 @@ class _Replica:
     def __init__(self, slots: int):
         self.remaining = np.zeros(slots, np.int64)
         self.owner = np.full(slots, -1, np.int64)
-        self.queue: list[tuple[int, int]] = []  # (request row, tokens), the next one first
+        self.queue = collections.deque[tuple[int, int]]()  # (request row, tokens), the next first
 
     def run(self, max_steps: int) -> tuple[int, int, list[int]]:
         """(steps, busy slots summed over them, rows finished) of one dispatch."""
@@ -50,7 +51,7 @@ class _Replica:
         while steps < max_steps:
             free = np.flatnonzero(self.remaining == 0)[: len(self.queue)]
             if len(free):
-                taken, self.queue = self.queue[: len(free)], self.queue[len(free) :]
+                taken = [self.queue.popleft() for _ in free]
                 self.owner[free], self.remaining[free] = np.transpose(taken)
             active = self.remaining > 0
             count = int(active.sum())
