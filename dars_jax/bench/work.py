@@ -4,9 +4,10 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,23 @@ def matmul_seconds(config: decoder.ModelConfig, rows: int) -> float:
     return total
 
 
+def simulated(devices: int) -> dict[str, str]:
+    """The environment of a process in which the CPU is so many devices.
+
+    XLA's collectives need a thread per device, or they wait for each other for ever.
+    """
+    flag = f"--xla_force_host_platform_device_count={devices}"
+    environment = dict(os.environ, XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '')} {flag}")
+    if devices > (os.cpu_count() or 1):
+        environment["NPROC"] = "16"
+    return environment
+
+
+def versions() -> dict[str, str]:
+    """Of what decides on speed."""
+    return {n: importlib.metadata.version(n) for n in ("jax", "jaxlib", "flax", "numpy")}
+
+
 def timed(run: Callable[[], Any]) -> float:
     """Wall seconds of one call."""
     start = time.perf_counter()
@@ -97,8 +115,8 @@ def timed(run: Callable[[], Any]) -> float:
 def measure(
     what: str, policy: Policy, work: Work, tokens: int, repeats: int,
     run: Callable[[], dict[str, Any]], bound: Callable[[], float],
-) -> None:  # fmt: skip
-    """Times `run` in rounds that alternate with the matmul-only `bound`, and prints a line."""
+) -> dict[str, Any]:  # fmt: skip
+    """Times `run` in rounds that alternate with the matmul-only `bound` -> a line to print."""
     first = timed(run)
     seconds, bounds, extra = [], [], {}
     for _ in range(repeats):
@@ -108,7 +126,7 @@ def measure(
         seconds.append(time.perf_counter() - start)
     median = statistics.median(seconds)
     shares = [b / s for b, s in zip(bounds, seconds, strict=True)]
-    line = {
+    return {
         "what": what,
         "model": policy.name,
         "params": policy.config.num_params(),
@@ -119,7 +137,11 @@ def measure(
         "tokens": tokens,
         "work": dataclasses.asdict(work),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "versions": {n: importlib.metadata.version(n) for n in ("jax", "jaxlib", "flax", "numpy")},
+        "versions": versions(),
         **extra,
     }
+
+
+def show(line: Mapping[str, Any]) -> None:
+    """Prints a line of JSON at once."""
     print(json.dumps(line), flush=True)

@@ -10,6 +10,7 @@ after the other.
 
 import collections
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -76,6 +77,7 @@ def simulate(
     mean_tokens: float = 900.0,
     ring: int = 1,
     seed: int = 0,
+    make: Callable[..., Scheduler] = Scheduler,
 ) -> Outcome:
     """One step's rollouts.
 
@@ -85,6 +87,7 @@ def simulate(
         (mesh.fsdp); divides `replicas`.
       config: its steps_per_dispatch is also how long grades take to come back, twice at most.
       mean_tokens: of an answer, before the cap of config.sampling.max_tokens.
+      make: makes the scheduler; one that also notes its time, for example.
     """
     rng = np.random.default_rng(seed)
     accuracy = rng.beta(0.5, 0.7, num_prompts)
@@ -96,7 +99,7 @@ def simulate(
     one = np.ones(1, np.int32)
     prompts = Prompts((one,) * num_prompts, np.arange(num_prompts), (("",),) * num_prompts)
     requests = -(-num_prompts // replicas) * config.n_max
-    scheduler = Scheduler(prompts, config, replicas, prefixes, requests)
+    scheduler = make(prompts, config, replicas, prefixes, requests)
     engines = [_Replica(slots) for _ in range(replicas)]
     tokens = count = prefills = steps = busy = dry = dry_rings = spare = 0
     chain = np.zeros((num_prompts, config.num_stages), np.int64)
