@@ -162,12 +162,12 @@ def assemble(size: int, repeats: int) -> dict[str, Any]:
     prompts, rollouts = made_up(size)
     before = peak_bytes()
     seconds: list[float] = []
-    batch = None
     for _ in range(repeats):
-        del batch  # a run holds one at a time
+        batch = None  # a run holds one at a time
         begin = time.perf_counter()
         batch = assembled(prompts, rollouts)
         seconds.append(time.perf_counter() - begin)
+    assert batch is not None
     tokens, least = int(batch.token_count.sum()), min(seconds)
     arrays = [x for x in jax.tree.leaves(batch) if x.ndim == 3]
     live = sum(x[:, : int(batch.bounds[-1])].nbytes for x in arrays)
