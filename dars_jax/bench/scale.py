@@ -45,7 +45,7 @@ MEASURES = {
     "scheduler": Measure(scale_parts.scheduler, "prompts", (512, 1024, 3072, 12288)),
     "allocators": Measure(scale_parts.decide, "prompts", (10**2, 10**3, 10**4, 10**5, 10**6)),
     "assemble": Measure(scale_parts.assemble, "rollouts", (3072, 12288, 49152)),
-    "grade": Measure(scale_parts.grade, "answers", (2048, 8192, 32768)),
+    "grade": Measure(scale_parts.grade, "answers", (2048, 8192, 32768, 196608)),
     "checkpoint": Measure(
         scale_parts.checkpoint, "policy", ("tiny", "small", "qwen2.5-math-7b")
     ),
