@@ -6,6 +6,7 @@
     python -m dars_jax.bench allocators --difficulty runs/mine/eval/step_000000.jsonl --markdown
     python -m dars_jax.bench step --model tiny
     python -m dars_jax.bench simulate
+    python -m dars_jax.bench scale --what step slots
     python -m dars_jax.bench compare --file speed.jsonl --rounds 5 \
         "ours:update=python -m dars_jax.bench update" "TRL:update=python bench_trl.py update tiny"
 
@@ -19,20 +20,21 @@ Python loop and numpy.  `allocators` says what each does with one budget for pro
 accuracies.  `simulate` runs the real scheduler over an engine that only counts: decode steps of a
 DARS-HW step over the ideal, tokens / slots, and over the bound that the longest chain of a prompt's
 answers sets as well; last, the step of the 7B policy on v5e:16x16.
+`scale` measures what costs grow with: step, slots, replicas, hosts (processes), scheduler,
+allocators, assemble (packing), grade, checkpoint; every size in a process of its own.
 `compare` runs commands in turn and prints a table of how many times as long the others take as the
 first program, in the same round; without commands it prints that of a file again.
 """
 
 import argparse
 import dataclasses
-import json
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from dars_jax.bench import allocators, compare, profile, steps
-from dars_jax.bench.work import MODELS, Work, load_policy
+from dars_jax.bench import allocators, compare, profile, scale, steps
+from dars_jax.bench.work import MODELS, Work, load_policy, show, simulated
 from dars_jax.commands import cli
 from dars_jax.rollout import simulation
 
@@ -52,7 +54,13 @@ def bench_simulate(_: argparse.Namespace) -> None:
                 "what": "simulate", "prompts": prompts, "slots": slots, "replicas": replicas,
                 "mean_tokens": mean, "barrier": barrier, **dataclasses.asdict(outcome),
             }  # fmt: skip
-            print(json.dumps(line), flush=True)
+            show(line)
+
+
+def bench_scale(args: argparse.Namespace) -> None:
+    """What costs grow with; see scale.py."""
+    with cli.one_line_errors():
+        scale.bench_scale(args)
 
 
 def bench_compare(args: argparse.Namespace) -> None:
@@ -69,7 +77,7 @@ def bench_compare(args: argparse.Namespace) -> None:
 _COMMANDS: dict[str, Callable[..., None]] = {
     "rollout": steps.bench_rollout, "update": steps.bench_update, "step": steps.bench_step,
     "allocate": allocators.bench_allocate, "allocators": allocators.bench_allocators,
-    "simulate": bench_simulate, "compare": bench_compare,
+    "simulate": bench_simulate, "scale": bench_scale, "compare": bench_compare,
 }  # fmt: skip
 
 
@@ -99,6 +107,11 @@ def main() -> None:
     compared.add_argument("--budget", type=float, default=8, help="further rollouts per prompt")
     compared.add_argument("--stages", type=int, default=2, help="with the first; they share it")
     compared.add_argument("--markdown", action="store_true", help="tables instead of JSON lines")
+    grown = parser.add_argument_group("scale")
+    grown.add_argument("--what", dest="parts", nargs="+", choices=[*scale.MEASURES],
+                       metavar="PART", help=f"of {', '.join(scale.MEASURES)} (all)")  # fmt: skip
+    grown.add_argument("--sizes", nargs="+", default=[], help="instead of those of each part")
+    grown.add_argument("--read", type=Path, help="tables of the lines in this file")
     between = parser.add_argument_group("compare")
     between.add_argument("entries", nargs="*", help="PROGRAM:WORK=COMMAND, the reference first")
     between.add_argument("--rounds", type=int, default=5, help="of all commands in turn")
@@ -110,19 +123,19 @@ def main() -> None:
     if args.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {args.rounds}")
     run = _COMMANDS[args.what]
-    if args.what in ("allocate", "allocators", "simulate", "compare"):
+    if args.what in ("allocate", "allocators", "simulate", "scale", "compare"):
         run(args)
         return
     if args.model not in MODELS and not Path(args.model).is_dir():
         parser.error(f"--model {args.model}: neither a directory nor one of {', '.join(MODELS)}")
     with tempfile.TemporaryDirectory() as directory:
         args.programs = directory if args.profile else ""
-        flags = [os.environ.get("XLA_FLAGS", "")]
-        if args.devices > 1:
-            flags.append(f"--xla_force_host_platform_device_count={args.devices}")
+        if args.devices > 1:  # read when jax starts its backend, which is below
+            os.environ.update(simulated(args.devices))
         if args.profile:
-            flags.append(profile.flags(directory))
-        os.environ["XLA_FLAGS"] = " ".join(flags)  # read when jax starts its backend, here:
+            os.environ["XLA_FLAGS"] = (
+                f"{os.environ.get('XLA_FLAGS', '')} {profile.flags(directory)}"
+            )
         run(load_policy(args.model), Work(skewed=args.skewed), args)
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import statistics
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from dars_jax import objective
 from dars_jax.allocator import ALLOCATORS, allocate, expected, pull
-from dars_jax.bench.work import timed
+from dars_jax.bench.work import show, timed
 
 BINS = 5  # of accuracy, of equal width
 _POINTS = 200  # of accuracy, where the distribution is a formula
@@ -137,7 +138,7 @@ def bench_allocators(args: argparse.Namespace) -> None:
         print(_split_table(splits))
     else:
         for row in [*rows, *splits]:
-            print(json.dumps(row), flush=True)
+            show(row)
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
@@ -192,29 +193,36 @@ def by_numpy(correct: np.ndarray, sampled: int, n_max: int) -> np.ndarray:
     return np.where(2 * correct < sampled, more, 0)
 
 
+def _decided(run: Callable[[jax.Array], jax.Array], counts: jax.Array) -> None:
+    run(counts).block_until_ready()
+
+
+def decisions(prompts: int) -> dict[tuple[str, str], Callable[[], Any]]:
+    """(allocator, how it is run) -> a call that decides on the top-ups of so many prompts.
+
+    Counts are already where they are needed.  The first is a loop, the second numpy.
+    """
+    counts = np.random.default_rng(0).integers(0, 9, prompts).astype(np.int32)
+    on_device, as_list = jax.device_put(counts), counts.tolist()
+    ways: dict[tuple[str, str], Callable[[], Any]] = {
+        ("hw", "python loop"): lambda: by_loop(as_list, 8, 64),
+        ("hw", "numpy"): lambda: by_numpy(counts, 8, 64),
+    }
+    for name in ("hw", *ALLOCATORS):
+        budget = 8 * prompts if ("hw", "jitted") in ways else None
+        run = jax.jit(functools.partial(allocate, name, num_sampled=8, n_max=64, budget=budget))
+        way = "jitted" if budget is None else "jitted, within a budget"
+        ways[name, way] = functools.partial(_decided, run, on_device)
+    return ways
+
+
 def bench_allocate(args: argparse.Namespace) -> None:
-    """Top-ups for 3,072 and a million prompts, counts already where they are needed."""
+    """Top-ups for 3,072 and a million prompts."""
     for prompts in (3072, 10**6):
-        counts = np.random.default_rng(0).integers(0, 9, prompts).astype(np.int32)
-        on_device, as_list = jax.device_put(counts), counts.tolist()
-        ways: dict[tuple[str, str], Any] = {
-            ("hw", "python loop"): lambda c=as_list: by_loop(c, 8, 64),
-            ("hw", "numpy"): lambda c=counts: by_numpy(c, 8, 64),
-        }
-        for name in ("hw", *ALLOCATORS):
-            budget = 8 * prompts if ("hw", "jitted") in ways else None
-            run = jax.jit(functools.partial(allocate, name, num_sampled=8, n_max=64, budget=budget))
-            way = "jitted" if budget is None else "jitted, within a budget"
-            ways[name, way] = lambda run=run, c=on_device: run(c).block_until_ready()
-        for (name, way), run in ways.items():
+        for (name, way), run in decisions(prompts).items():
             first = timed(run)
             seconds = [timed(run) for _ in range(max(args.repeats, 5))]
-            line = {
-                "what": "allocate",
-                "allocator": name,
-                "how": way,
-                "prompts": prompts,
-                "first_s": round(first, 3),
-                "seconds_median": statistics.median(seconds),
-            }
-            print(json.dumps(line), flush=True)
+            show({
+                "what": "allocate", "allocator": name, "how": way, "prompts": prompts,
+                "first_s": round(first, 3), "seconds_median": statistics.median(seconds),
+            })  # fmt: skip

@@ -1,6 +1,8 @@
 """Sampling, updating, and both: the benchmarks that run a policy."""
 
 import argparse
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dars_jax import objective
-from dars_jax.bench.work import VOCAB, Policy, Work, matmul_seconds, measure
+from dars_jax.bench.work import VOCAB, Policy, Work, matmul_seconds, measure, show
 from dars_jax.engine.programs import Programs
 from dars_jax.engine.session import Request, SamplingConfig, Session
 from dars_jax.engine.state import DecodeConfig
@@ -31,16 +33,20 @@ def sample_all(
         for i in range(work.samples)
     ]
     session.enqueue(requests, SamplingConfig(max_tokens=work.new_tokens))
-    done, steps, busy, capacity = [], 0, 0, 0
+    done, steps, busy, capacity, dispatches = [], 0, 0, 0, 0
+    begin = time.perf_counter()
     while True:
         session.start(steps_per_dispatch)
         progress = session.finish()
         done += progress.finished
         steps, busy = steps + progress.steps, busy + progress.busy
-        capacity += progress.capacity
+        capacity, dispatches = capacity + progress.capacity, dispatches + 1
         if progress.idle:
             break
-    cost = {"decode_steps": steps, "occupancy": round(busy / capacity, 3)}
+    cost = {
+        "decode_steps": steps, "occupancy": round(busy / capacity, 3), "dispatches": dispatches,
+        "ms_per_decode_step": round(1e3 * (time.perf_counter() - begin) / steps, 3),
+    }  # fmt: skip
     return session.drain(done), cost
 
 
@@ -61,25 +67,34 @@ def make_programs(policy: Policy, work: Work, slots: int) -> Programs:
     return Programs(config, policy.config, policy.mesh)
 
 
-def bench_rollout(policy: Policy, work: Work, args: argparse.Namespace) -> None:
-    """Prefill and decoding of the whole work list."""
-    programs = make_programs(policy, work, args.slots)
+def rollout(
+    policy: Policy, work: Work, slots: int, steps_per_dispatch: int, repeats: int, traced: str = ""
+) -> dict[str, Any]:
+    """The line of prefill and decoding of the whole work list; `traced` as in `measure`."""
+    programs = make_programs(policy, work, slots)
     params = programs.publish(policy.params)
     tokens = int(work.lengths().sum())
     count = iter(range(10**6))
+    least = [math.inf]  # ms of a decode step, of all runs
 
     def run() -> dict[str, Any]:
         session = Session(programs, params, work.prompts)
-        _, cost = sample_all(session, work, args.steps_per_dispatch, next(count))
-        return {**cost, "slots": args.slots}
+        _, cost = sample_all(session, work, steps_per_dispatch, next(count))
+        least[0] = min(least[0], cost["ms_per_decode_step"])
+        return {**cost, "ms_per_decode_step": least[0], "slots": slots}
 
     def bound() -> float:
-        rows = min(args.slots, work.prompts * work.samples)
+        rows = min(slots, work.prompts * work.samples)
         decode = matmul_seconds(policy.config, rows) * tokens / rows
         prompt = work.prompts * work.prompt_tokens
         return decode + matmul_seconds(policy.config, prompt)
 
-    measure("rollout", policy, work, tokens, args.repeats, run, bound, args.programs)
+    return measure("rollout", policy, work, tokens, repeats, run, bound, traced)
+
+
+def bench_rollout(policy: Policy, work: Work, args: argparse.Namespace) -> None:
+    """Prefill and decoding of the whole work list."""
+    show(rollout(policy, work, args.slots, args.steps_per_dispatch, args.repeats, args.programs))
 
 
 def make_update(
@@ -152,7 +167,7 @@ def bench_update(policy: Policy, work: Work, args: argparse.Namespace) -> None:
 
     tokens = int(work.lengths().sum()) + count * work.prompt_tokens
     bound = lambda: 3 * matmul_seconds(policy.config, 4096) * tokens / 4096  # noqa: E731
-    measure("update", policy, work, tokens, args.repeats, run, bound, args.programs)
+    show(measure("update", policy, work, tokens, args.repeats, run, bound, args.programs))
 
 
 def bench_step(policy: Policy, work: Work, args: argparse.Namespace) -> None:
@@ -185,4 +200,4 @@ def bench_step(policy: Policy, work: Work, args: argparse.Namespace) -> None:
         prompt = matmul_seconds(policy.config, work.prompts * work.prompt_tokens)
         return decode + prompt + 3 * matmul_seconds(policy.config, 4096) * all_tokens / 4096
 
-    measure("step", policy, work, tokens, args.repeats, run, bound, args.programs)
+    show(measure("step", policy, work, tokens, args.repeats, run, bound, args.programs))

@@ -4,9 +4,10 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,23 @@ def matmul_seconds(config: decoder.ModelConfig, rows: int) -> float:
     return total
 
 
+def simulated(devices: int) -> dict[str, str]:
+    """The environment of a process in which the CPU is so many devices.
+
+    XLA's collectives need a thread per device, or they wait for each other for ever.
+    """
+    flag = f"--xla_force_host_platform_device_count={devices}"
+    environment = dict(os.environ, XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '')} {flag}")
+    if devices > (os.cpu_count() or 1):
+        environment["NPROC"] = "16"
+    return environment
+
+
+def versions() -> dict[str, str]:
+    """Of what decides on speed."""
+    return {n: importlib.metadata.version(n) for n in ("jax", "jaxlib", "flax", "numpy")}
+
+
 def timed(run: Callable[[], Any]) -> float:
     """Wall seconds of one call."""
     start = time.perf_counter()
@@ -98,11 +116,11 @@ def timed(run: Callable[[], Any]) -> float:
 def measure(
     what: str, policy: Policy, work: Work, tokens: int, repeats: int,
     run: Callable[[], dict[str, Any]], bound: Callable[[], float], programs: str = "",
-) -> None:  # fmt: skip
-    """Times `run` in rounds that alternate with the matmul-only `bound`, and prints a line.
+) -> dict[str, Any]:  # fmt: skip
+    """Times `run` in rounds that alternate with the matmul-only `bound` -> a line to show.
 
-    Where `programs` names the directory to which XLA writes its programs, a line follows for each
-    part of the work that one more run does.
+    Where `programs` names the directory to which XLA writes its programs, it has a "profile" of one
+    more run.
     """
     first = timed(run)
     seconds, bounds, extra = [], [], {}
@@ -124,10 +142,16 @@ def measure(
         "tokens": tokens,
         "work": dataclasses.asdict(work),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "versions": {n: importlib.metadata.version(n) for n in ("jax", "jaxlib", "flax", "numpy")},
+        "versions": versions(),
         **extra,
     }
-    print(json.dumps(line), flush=True)
     if programs:
-        for line in profile.summary(profile.trace(run), profile.names(programs)):
-            print(json.dumps({"what": "profile", "of": what, **line}), flush=True)
+        line["profile"] = list(profile.summary(profile.trace(run), profile.names(programs)))
+    return line
+
+
+def show(line: Mapping[str, Any]) -> None:
+    """Prints a line of JSON at once, and one for each line of its profile."""
+    print(json.dumps({k: v for k, v in line.items() if k != "profile"}), flush=True)
+    for part in line.get("profile", ()):
+        print(json.dumps({"what": "profile", "of": line["what"], **part}), flush=True)

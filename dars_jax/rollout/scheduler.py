@@ -82,7 +82,9 @@ class Scheduler:
         self._undecided = np.zeros(count, bool)  # stage complete, allocation not done
         self._prefix = np.full(count, -1, np.int32)
         self._free = [list(range(num_prefixes))[::-1] for _ in range(num_replicas)]
-        self._waiting = collections.deque(range(count))  # wants rollouts, has no prefix
+        # wants rollouts, has no prefix; by replica, so that nobody is asked who must wait anyway
+        self._waiting = [collections.deque[int](range(e, count, num_replicas))
+                         for e in range(num_replicas)]  # fmt: skip
         self._moved: list[int] = []  # wants rollouts, has a prefix row that is not filled yet
         self._ready: collections.deque[int] = collections.deque()  # wants rollouts, has a prefix
         self._used = np.zeros(num_replicas, np.int32)  # request rows
@@ -94,31 +96,30 @@ class Scheduler:
     @property
     def done(self) -> bool:
         """Nothing left to ask for, to wait for or to decide."""
-        queued = self._waiting or self._moved or self._ready
+        queued = any(self._waiting) or self._moved or self._ready
         return not (queued or self.outstanding.any())
 
     def admit(self) -> list[int]:
         """Gives free prefix rows to waiting prompts -> whom to prefill before `requests`."""
         admitted, self._moved = self._moved, []
-        blocked: collections.deque[int] = collections.deque()
-        for p in self._waiting:
-            replica = self.home[p]
-            if not self._free[replica]:
-                self._evict(replica)
-            if self._free[replica]:
-                self._prefix[p] = self._free[replica].pop()
+        idle = self._idle() if any(self._waiting) else []
+        for replica, waiting in enumerate(self._waiting):
+            free = self._free[replica]
+            while waiting and (free or idle[replica]):
+                if not free:
+                    self._release(idle[replica].popleft())
+                p = waiting.popleft()
+                self._prefix[p] = free.pop()
                 admitted.append(p)
-            else:
-                blocked.append(p)
-        self._waiting = blocked
         self._ready.extend(admitted)
         return admitted
 
-    def _evict(self, replica: int) -> None:
-        """Takes the prefix of a prompt that only waits for the others of its stage."""
-        idle = self._undecided & (self._prefix >= 0) & (self.home == replica)
-        for p in np.flatnonzero(idle)[:1]:
-            self._release(p)
+    def _idle(self) -> list[collections.deque[int]]:
+        """Of each replica, whose prefix may go: they only wait for the others of their stage."""
+        idle = [collections.deque[int]() for _ in self._free]
+        for p in np.flatnonzero(self._undecided & (self._prefix >= 0)).tolist():
+            idle[self.home[p]].append(p)
+        return idle
 
     def _release(self, p: int | np.integer) -> None:
         if self._prefix[p] >= 0:
@@ -205,4 +206,4 @@ class Scheduler:
             self._moved.append(int(p))
             self.moves += 1
         else:
-            (self._ready if self._prefix[p] >= 0 else self._waiting).append(int(p))
+            (self._ready if self._prefix[p] >= 0 else self._waiting[here]).append(int(p))

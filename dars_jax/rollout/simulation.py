@@ -8,7 +8,9 @@ before the ideal, nor before the longest chain of a prompt: its longest answer o
 after the other.
 """
 
+import collections
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -41,7 +43,7 @@ class _Replica:
     def __init__(self, slots: int):
         self.remaining = np.zeros(slots, np.int64)
         self.owner = np.full(slots, -1, np.int64)
-        self.queue: list[tuple[int, int]] = []  # (request row, tokens), the next one first
+        self.queue = collections.deque[tuple[int, int]]()  # (request row, tokens), the next first
 
     def run(self, max_steps: int) -> tuple[int, int, list[int]]:
         """(steps, busy slots summed over them, rows finished) of one dispatch."""
@@ -50,7 +52,7 @@ class _Replica:
         while steps < max_steps:
             free = np.flatnonzero(self.remaining == 0)[: len(self.queue)]
             if len(free):
-                taken, self.queue = self.queue[: len(free)], self.queue[len(free) :]
+                taken = [self.queue.popleft() for _ in free]
                 self.owner[free], self.remaining[free] = np.transpose(taken)
             active = self.remaining > 0
             count = int(active.sum())
@@ -75,6 +77,7 @@ def simulate(
     mean_tokens: float = 900.0,
     ring: int = 1,
     seed: int = 0,
+    make: Callable[..., Scheduler] = Scheduler,
 ) -> Outcome:
     """One step's rollouts.
 
@@ -84,6 +87,7 @@ def simulate(
         (mesh.fsdp); divides `replicas`.
       config: its steps_per_dispatch is also how long grades take to come back, twice at most.
       mean_tokens: of an answer, before the cap of config.sampling.max_tokens.
+      make: makes the scheduler; one that also notes its time, for example.
     """
     rng = np.random.default_rng(seed)
     accuracy = rng.beta(0.5, 0.7, num_prompts)
@@ -95,7 +99,7 @@ def simulate(
     one = np.ones(1, np.int32)
     prompts = Prompts((one,) * num_prompts, np.arange(num_prompts), (("",),) * num_prompts)
     requests = -(-num_prompts // replicas) * config.n_max
-    scheduler = Scheduler(prompts, config, replicas, prefixes, requests)
+    scheduler = make(prompts, config, replicas, prefixes, requests)
     engines = [_Replica(slots) for _ in range(replicas)]
     tokens = count = prefills = steps = busy = dry = dry_rings = spare = 0
     chain = np.zeros((num_prompts, config.num_stages), np.int64)

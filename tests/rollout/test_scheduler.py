@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from rollouts import CONFIG, COUNT, expected_counts, make_prompts
 
 from dars_jax.engine.session import SamplingConfig
+from dars_jax.rollout import scheduler as scheduler_module
 from dars_jax.rollout.scheduler import RolloutConfig, Scheduler
 
 
@@ -127,3 +129,32 @@ def test_a_replica_takes_no_more_top_ups_than_it_has_rows_for(spare):
     scheduler.grade(0, 8, 0)
     scheduler.grade(2, 4, 0)  # nothing to do there either, 12 requests are open here
     assert scheduler.home[2] == (1 if spare else 0)
+
+
+def lines_run(file, call):
+    """How many lines of a file a call runs: work that no clock and no other program changes."""
+    count = 0
+
+    def trace(frame, event, _):
+        nonlocal count
+        count += event == "line" and frame.f_code.co_filename == file
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(None)
+    return count
+
+
+@pytest.mark.parametrize("barrier", [False, True])
+def test_prompts_that_must_wait_are_not_looked_at_one_by_one(barrier):
+    config = dataclasses.replace(CONFIG, barrier=barrier)
+    costs = []
+    for count in (50, 500):
+        scheduler = Scheduler(make_prompts(count), config, 2, 4, 12 * count)
+        assert len(scheduler.admit()) == 8
+        scheduler.requests(0, 0)
+        costs.append(lines_run(scheduler_module.__file__, scheduler.admit))
+    assert costs[0] == costs[1] > 0

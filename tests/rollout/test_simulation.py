@@ -8,7 +8,7 @@ from dars_jax.rollout.simulation import dars_hw
 
 def test_a_replica_refills_freed_slots_in_the_order_of_the_queue():
     replica = simulation._Replica(slots=2)
-    replica.queue = [(0, 5), (1, 2), (2, 3), (3, 1)]
+    replica.queue.extend([(0, 5), (1, 2), (2, 3), (3, 1)])
     # slot 0: 0 for 5 steps, then 3 for one; slot 1: 1 for 2 steps, 2 for 3
     assert replica.run(4) == (4, 8, [1])
     assert replica.run(100) == (2, 3, [0, 2, 3])
