@@ -133,8 +133,8 @@ def made_up(count: int) -> tuple[Prompts, Rollouts]:
     rng = np.random.default_rng(0)
     prompts = -(-count // GROUP)
     ids = tuple(rng.integers(4, 1000, (prompts, PROMPT_TOKENS)).astype(np.int32))
-    length = rng.lognormal(np.log(MEAN) - SIGMA**2 / 2, SIGMA, count)
-    length = np.clip(length, 2, LONGEST).astype(np.int32)
+    drawn = rng.lognormal(np.log(MEAN) - SIGMA**2 / 2, SIGMA, count)
+    length = np.clip(drawn, 2, LONGEST).astype(np.int32)
     start = np.cumsum(length, dtype=np.int64) - length
     tokens = Ragged(np.repeat(np.arange(1, count + 1, dtype=np.int32), length), start, length)
     logprob = Ragged(np.full(len(tokens.flat), -1.0, np.float32), start, length)
