@@ -13,10 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from dars_jax import distributed
@@ -48,21 +49,32 @@ def exchanged() -> collections.Counter[str]:
 
     Before each exchange all meet, so that waiting for the slowest is not taken for it.
     """
-    plain, total = distributed.gather, collections.Counter[str]()
+    gather, deliver = distributed.gather, distributed.deliver
+    total = collections.Counter[str]()
 
-    def gather(x: np.ndarray | np.int32) -> np.ndarray:
+    def counted(exchange: Callable[..., Any], x: Any, size: int) -> Any:
         begin = time.perf_counter()
-        plain(np.int32(0))
-        met = time.perf_counter()
-        got = plain(x)
+        gather(np.int32(0))
+        met, inner = time.perf_counter(), total["waiting_s"] + total["exchange_s"]
+        got = exchange(x)  # which may exchange sizes first, and count that
+        inner = total["waiting_s"] + total["exchange_s"] - inner
         total["waiting_s"] += met - begin  # type: ignore[assignment]
-        total["exchange_s"] += time.perf_counter() - met  # type: ignore[assignment]
-        total["sent"] += np.asarray(x).nbytes
-        total["received"] += got.nbytes - np.asarray(x).nbytes
+        total["exchange_s"] += time.perf_counter() - met - inner  # type: ignore[assignment]
+        total["sent"] += size
+        total["received"] += sum(part.nbytes for part in got) - size
         total["exchanges"] += 1
         return got
 
-    distributed.gather = gather
+    def to_all(x: np.ndarray | np.int32) -> np.ndarray:
+        return counted(gather, x, np.asarray(x).nbytes)
+
+    def to_each(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+        own = parts[jax.process_index()].nbytes
+        got = counted(deliver, parts, own)
+        total["sent"] += sum(part.nbytes for part in parts) - 2 * own  # what is one's own stays
+        return got
+
+    distributed.gather, distributed.deliver = to_all, to_each
     return total
 
 

@@ -107,8 +107,8 @@ def test_two_processes_do_the_work_of_one(base_policy):
     one, two = (scale_runs.hosts(count, 1, prompts=8) for count in (1, 2))
     assert (one["rollouts"], one["tokens"]) == (two["rollouts"], two["tokens"])
     assert (one["exchanges"], one["sent_bytes"], one["received_bytes"]) == (0, 0, 0)
-    # every rollout's tokens and log-probs, at least, from one of both
-    assert two["exchanges"] > 2 and two["sent_bytes"] == two["received_bytes"] > 4 * two["tokens"]
+    # nobody needs all tokens and log-probs of the other
+    assert two["exchanges"] > 2 and 0 < two["received_bytes"] < 8 * two["tokens"]
 
 
 def test_a_point_runs_in_a_process_of_its_own_and_tells_of_others():
