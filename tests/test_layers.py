@@ -41,7 +41,7 @@ HOUSE = {
     "tpu": ["topology", "flops", "hlo", "hlo_traffic", "aot", "cost"],
     "commands": ["console", "cli", "startup", "train", "evaluate", "generations", "export", "serve",
                  "compile_tpu", "reproduce", "plot", "notebook"],
-    "bench": ["work", "steps", "allocators", "compare", "__main__"],
+    "bench": ["work", "steps", "allocators", "compare", "hosts", "__main__"],
     "drills": ["soak", "long_run", "doomed", "crash", "damage", "grading", "by_value",
                "rewrites", "decisions", "tpu_programs", "supply", "http_client", "grpc_client",
                "servers"],
