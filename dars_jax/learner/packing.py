@@ -203,7 +203,7 @@ def _write(
     weight: np.ndarray,
 ) -> None:
     """Lays the pieces of rows out, end to end.  One vectorised copy, whatever their number."""
-    start, source, segment, group = [], [], [], []  # of every rollout placed
+    starts, sources, segment, group = [], [], [], []  # of every rollout placed
     prefix_at, prefix_of, prefix_group = [], [], []
     for r, row in enumerate(rows):
         at = r * shape.row_tokens
@@ -212,21 +212,23 @@ def _write(
             prefix_of.append(piece.group)
             prefix_group.append(g)
             at += len(prompts.tokens[piece.group]) - 1
-            for s, n in enumerate(piece.rollouts, start=1):
-                start.append(at)
-                source.append(n)
+            sources.append(piece.rollouts)
+            for s, n in enumerate(rollouts.length[piece.rollouts].tolist(), start=1):
+                starts.append(at)
                 segment.append(s)
                 group.append(g)
-                at += int(rollouts.length[n])
-    if not source:
+                at += n
+    if not sources:
         return
 
+    source, start = np.concatenate(sources), np.array(starts)
     lengths = rollouts.length[source]
     each = lambda x: np.repeat(x, lengths)  # noqa: E731
     index = _ranges(lengths)  # 0 … n-1 for each rollout
     where = each(start) + index
     tokens, logprob = rollouts.tokens, rollouts.logprob
-    of = [prompts.tokens[p] for p in rollouts.prompt[source]]
+    assert tokens.start[source].min() >= 0  # all are here
+    of = [prompts.tokens[p] for p in rollouts.prompt[source].tolist()]
     here = each(tokens.start[source]) + index
     out["target"][where] = tokens.flat[here]
     out["tokens"][where] = tokens.flat[here - 1]  # of the first: another's, or the last there is
