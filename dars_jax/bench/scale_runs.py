@@ -77,7 +77,7 @@ class _Ends(metrics.Console):
     def step_done(self, step: int, message: str) -> None:
         super().step_done(step, message)
         clocks = {"clock": time.perf_counter(), "cpu": time.process_time()}
-        self.notes.append(clocks | self._counted)
+        self.notes.append({**clocks, **self._counted})
 
     def between(self) -> list[dict[str, float]]:
         """What was added in each step after the first, which compiles."""
