@@ -88,7 +88,8 @@ class _Ends(metrics.Console):
 
     def step_done(self, step: int, message: str) -> None:
         super().step_done(step, message)
-        self.notes.append({"clock": time.perf_counter(), **self._counted})
+        clocks = {"clock": time.perf_counter(), "cpu": time.process_time()}
+        self.notes.append({**clocks, **self._counted})
 
     def between(self) -> list[dict[str, float]]:
         """What was added in each step after the first, which compiles."""
@@ -125,6 +126,7 @@ def step_line(row: Mapping[str, Any]) -> dict[str, Any]:
         "rollouts": row["num_rollouts"], "tokens": row["tokens"],
         "decode_steps": row["decode_steps"], "seconds": row["clock"],
         "ms_per_prompt": 1e3 * row["clock"] / prompts,
+        "cpu_seconds": row["cpu"],
         **{f"{name}_ms_per_prompt": 1e3 * s / prompts for name, s in seconds.items()},
     }  # fmt: skip
 

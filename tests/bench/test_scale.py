@@ -91,7 +91,7 @@ def test_the_parts_of_a_step_are_the_step(few):
     assert {f"{k}_ms_per_prompt" for k in (*scale_runs.IN_ROLLOUTS, *scale_runs.AFTER)} < {*parts}
     assert sum(parts.values()) == pytest.approx(line["ms_per_prompt"])
     assert line["ms_per_prompt"] == pytest.approx(1e3 * line["seconds"] / 8)
-    assert min(parts.values()) >= 0
+    assert min(parts.values()) >= 0 and line["cpu_seconds"] > 0
 
 
 def test_what_is_exchanged_is_counted_in_bytes(monkeypatch):
