@@ -38,7 +38,7 @@ HOUSE = {
     "study": ["arms", "runs", "resampling", "compare", "loudness", "claims", "page", "figures",
               "allocation", "reproduction", "variants", "paper", "look"],
     "training": ["assemble", "stop", "watchdog", "loop"],
-    "tpu": ["topology", "flops", "hlo", "hlo_traffic", "aot", "cost"],
+    "tpu": ["topology", "flops", "hlo", "hlo_traffic", "profile", "aot", "cost"],
     "commands": ["console", "cli", "startup", "train", "evaluate", "generations", "export", "serve",
                  "compile_tpu", "reproduce", "plot", "notebook"],
     "bench": ["work", "steps", "allocators", "compare", "__main__"],
@@ -50,7 +50,15 @@ HOUSE = {
 # What a room keeps to itself; everything else in it may be imported from above.
 PRIVATE = {
     "data": {"chat_template"},
-    "policy": {"page_kernels", "families", "hf_fields", "hf_config", "hf_layout", "gguf"},
+    "policy": {
+        "products",
+        "page_kernels",
+        "families",
+        "hf_fields",
+        "hf_config",
+        "hf_layout",
+        "gguf",
+    },
     "rewards.equality": set(HOUSE["rewards.equality"])
     - {"rules", "by_math_verify", "authors_call", "evaluator", "trees", "forms"},
     "rewards": set(HOUSE["rewards"]) - {"__init__"},
@@ -67,7 +75,7 @@ PRIVATE = {
     "records": {"manifest"},
     "training": {"assemble", "stop"},
     "allocator": {"integers", "checks"},
-    "tpu": {"flops", "hlo", "hlo_traffic"},
+    "tpu": {"flops", "hlo", "hlo_traffic", "profile"},
 }
 
 # Libraries that only these files import at all, whether at the top or inside a function.
