@@ -7,7 +7,8 @@ and on standard error progress and a table: memory against the chip, FLOPs again
 compiler's own cycle model, every collective by loop level, and an estimate of step and run.
 Without --config.mesh.* a mesh is chosen and explained.  Nothing runs on a TPU: these are the
 compiler's words and stated assumptions.  A 7B policy takes minutes and a few GB of memory;
---num_layers 2 gives a quick look.  Needs libtpu, which `pip install -e '.[test]'` brings.
+--num_layers 2 gives a quick look, and --profile 30 shows where a program's cycles go.  Needs
+libtpu, which `pip install -e '.[test]'` brings.
 Exit codes: 0 everything fits; 1 something does not, with the largest contributors and the settings
 that would help; 2 a mistake in the command or the configuration.
 """
@@ -40,6 +41,10 @@ _NUM_LAYERS = flags.DEFINE_integer(
 _PROGRAMS = flags.DEFINE_list(
     "programs", ["publish", "prefill", "decode", "update"], "which to compile"
 )
+_PROFILE = flags.DEFINE_integer(
+    "profile", 0, "how many of the largest groups of instructions of each program to show, with "
+    "what bounds them",
+)  # fmt: skip
 _OUTPUT = flags.DEFINE_string(
     "output", None, "file for the JSON lines; the table then goes to standard output"
 )
@@ -56,7 +61,8 @@ def main() -> int:
     return compile_tpu.compile_step(
         cli.config_if_given(), _TOPOLOGY.value, mean_response=_MEAN_RESPONSE.value,
         rollouts_per_prompt=_ROLLOUTS.value, num_layers=_NUM_LAYERS.value,
-        programs=tuple(_PROGRAMS.value), output=Path(_OUTPUT.value) if _OUTPUT.value else None,
+        programs=tuple(_PROGRAMS.value), profile=_PROFILE.value,
+        output=Path(_OUTPUT.value) if _OUTPUT.value else None,
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ HOUSE = {
     "study": ["arms", "runs", "resampling", "compare", "loudness", "claims", "page", "figures",
               "allocation", "reproduction", "variants", "paper", "look"],
     "training": ["assemble", "stop", "watchdog", "loop"],
-    "tpu": ["topology", "flops", "hlo", "hlo_traffic", "aot", "cost"],
+    "tpu": ["topology", "flops", "hlo", "hlo_traffic", "profile", "aot", "cost"],
     "commands": ["console", "cli", "startup", "train", "evaluate", "generations", "export", "serve",
                  "compile_tpu", "reproduce", "plot", "notebook"],
     "bench": ["profile", "work", "steps", "allocators", "compare", "hosts", "scale_parts",
@@ -76,7 +76,7 @@ PRIVATE = {
     "records": {"manifest"},
     "training": {"assemble", "stop"},
     "allocator": {"integers", "checks"},
-    "tpu": {"flops", "hlo", "hlo_traffic"},
+    "tpu": {"flops", "hlo", "hlo_traffic", "profile"},
 }
 
 # Libraries that only these files import at all, whether at the top or inside a function.

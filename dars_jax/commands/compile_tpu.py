@@ -1,6 +1,7 @@
 """The command behind launch/compile_tpu.py: a step's programs on a TPU slice that is not there."""
 
 import dataclasses
+import functools
 import json
 import sys
 import time
@@ -30,6 +31,7 @@ def compile_step(
     rollouts_per_prompt: float | None = None,
     num_layers: int | None = None,
     programs: tuple[str, ...] = aot.NAMES,
+    profile: int = 0,
     output: Path | None = None,
 ) -> int:
     """Compiles, prints JSON lines and a table; returns 0, or 1 if something does not fit.
@@ -39,6 +41,7 @@ def compile_step(
       mean_response: tokens; None is a third of rollout.max_tokens.
       rollouts_per_prompt: None derives it from the schedule.
       num_layers: of a shortened model, for a quick look; None is the whole model.
+      profile: how many of the largest groups of instructions of each program to report.
       output: file of the JSON lines; None is standard output.
     """
     with cli.one_line_errors():
@@ -48,6 +51,8 @@ def compile_step(
             raise ValueError(
                 f"--programs: unknown {', '.join(unknown)}, expected {', '.join(aot.NAMES)}"
             )
+        if profile < 0:
+            raise ValueError(f"--profile must be 0 or more, got {profile}")
         for flag, value in (("mean_response", mean_response), ("num_layers", num_layers),
                             ("rollouts_per_prompt", rollouts_per_prompt)):  # fmt: skip
             if value is not None and value <= 0:
@@ -74,8 +79,9 @@ def compile_step(
     if derived and rollouts > made.rollout.n_pre:
         notes.append(f"{rollouts:.1f} rollouts a prompt: as many as the schedule gives if right "
                      "pre-rollouts are spread evenly")  # fmt: skip
-    found = _compile_all(made, where, mesh, work, programs)
-    lines = [json.dumps(_record(where, made, a)) for a in found]
+    found, groups = _compile_all(made, where, mesh, work, programs, bool(profile))
+    lines = [json.dumps(_record(where, made, a, groups.get(a.program, [])[:profile]))
+             for a in found]  # fmt: skip
     lines.append(json.dumps(_estimate(where, made, work, found)))
     if output:
         output.write_text("\n".join(lines) + "\n")
@@ -84,6 +90,8 @@ def compile_step(
     case = fit.Case(config, made.model, made.mesh_shape, hardware, made.update.attention)
     remedies = {a.program: remedy.remedy(case, a.program) for a in found if not a.fits}
     table = _table(where, made, work, found, notes, remedies)
+    for program, rows in groups.items():
+        table += "\n" + _profile(where, program, rows, profile)
     print(table, file=sys.stdout if output else sys.stderr)
     return 0 if all(a.fits for a in found) else 1
 
@@ -100,9 +108,12 @@ def _model(config: ConfigDict) -> ModelConfig:
 
 
 def _compile_all(
-    made: Plan, where: Slice, mesh: jax.sharding.Mesh, work: Workload, names: tuple[str, ...]
-) -> list[Analysis]:
-    found = []
+    made: Plan, where: Slice, mesh: jax.sharding.Mesh, work: Workload, names: tuple[str, ...],
+    profile: bool,
+) -> tuple[list[Analysis], dict[str, list[dict]]]:  # fmt: skip
+    """(what is said about each program, the groups of instructions of each if asked for)."""
+    found, groups = [], {}
+    bare = functools.cache(lambda p: aot.product_cycles(p, mesh.devices.flat[0]))
     begin = time.perf_counter()
 
     def say(text: str) -> None:
@@ -114,14 +125,18 @@ def _compile_all(
         compiled = aot.compile_program(program)
         say(f"{program.name}: {'refused' if compiled.error else 'compiled'}")
         found.append(cost.analyse(made, where, work, compiled))
-    return found
+        if profile and compiled.text:
+            say(f"{program.name}: compiling its products alone")
+            groups[program.name] = cost.groups(made, program.name, compiled.text, work, bare)
+    return found, groups
 
 
-def _record(where: Slice, made: Plan, analysis: Analysis) -> dict:
+def _record(where: Slice, made: Plan, analysis: Analysis, groups: list[dict]) -> dict:
     common = {"topology": where.name, "mesh": dict(zip(sharding.MESH_AXES, made.mesh_shape,
                                                        strict=True)),
               "num_layers": made.model.num_layers}  # fmt: skip
-    return {**common, **analysis.to_json()}
+    profiled = {"groups": groups} if groups else {}
+    return {**common, **analysis.to_json(), **profiled}
 
 
 def _estimate(where: Slice, made: Plan, work: Workload, found: list[Analysis]) -> dict:
@@ -185,6 +200,34 @@ def _table(
     for a in found:
         lines += [] if a.fits else _failure_lines(a, remedies[a.program])
     return "\n".join([*lines, *_step_lines(where, made, work, found)])
+
+
+def _profile(where: Slice, program: str, rows: list[dict], most: int) -> str:
+    """The largest groups of a program's instructions, and sums of them all."""
+    chip = where.chip
+    total = sum(row["cycles"] for row in rows)
+    peak, bandwidth = chip.flops / chip.clock_hz, chip.hbm_bytes_per_s / chip.clock_hz
+
+    def line(name: str, some: list[dict]) -> str:
+        cycles, flops, bytes_, bare = (
+            sum(row[key] for row in some) for key in ("cycles", "flops", "bytes", "bare_cycles")
+        )
+        alone = f"{bare / cycles:.2f}" if bare else "-"
+        return (f"{cycles / total:>8.2%}{cycles:>10.2e}{flops / cycles / peak:>7.2f}"
+                f"{bytes_ / cycles / bandwidth:>7.2f}{alone:>7}  {name}")  # fmt: skip
+
+    sums: dict[str, list[dict]] = {}
+    for row in rows:
+        sums.setdefault(f"{row['kind']}, {row['level']}", []).append(row)
+    lines = [f"where the cycles of {program} go (MXU, HBM: shares of the chip's peaks; alone: what "
+             "its products would take compiled by themselves)",
+             f"{'share':>8}{'cycles':>10}{'MXU':>7}{'HBM':>7}{'alone':>7}  what"]  # fmt: skip
+    ordered = sorted(sums.items(), key=lambda item: -sum(row["cycles"] for row in item[1]))
+    lines += [line(f"all {name}", some) for name, some in ordered]
+    lines.append(line("everything", rows))
+    lines += [line(f"{row['level']} x{row['count']:,.4g}: {row['kind']} {row['name']}", [row])
+              for row in rows[:most]]  # fmt: skip
+    return "\n".join([*lines, ""])
 
 
 def _collective_lines(found: list[Analysis]) -> list[str]:

@@ -165,7 +165,8 @@ def head_gradient(
         h = jnp.where(arrays["weight"][..., None] > 0, h, 0)  # see _token_loss
         logits = jnp.einsum("bcd,vd->bcv", h, head, preferred_element_type=jnp.float32)
         (_, (new, logprob)), d_logits = grad(logits, {**arrays, **scalars}, config)
-        d_logits = d_logits.astype(h.dtype)
+        # Written once: fused into its products, which TPUs then compute again for every tile.
+        d_logits = jax.lax.optimization_barrier(d_logits.astype(h.dtype))
         d_h = jnp.einsum("bcv,vd->bcd", d_logits, head)
         if total is None:
             return (sums + new, None), (d_h, logprob)

@@ -37,18 +37,21 @@ from dars_jax.types import TrainState, UpdateBatch
 
 # What keeps the chip computing while weights and gradients of layers travel.
 _TPU_OPTIONS = {
-    # A product whose result is scattered at once is split into steps between which pieces travel.
-    "xla_tpu_prefer_einsum_reduce_scatter": "true",
-    "xla_tpu_decompose_einsum_reduce_scatter": "true",
     # The one gather of a layer that nothing can hide runs an iteration ahead.
     "xla_tpu_enable_ici_ag_pipelining": "true",
     "xla_tpu_max_ag_pipelining_per_loop": "1",
 }
-# v6e gathers beside the computation only on its sparse cores.
+# v6e gathers and scatters beside the computation, but only on its sparse cores.
 _V6E_OPTIONS = {
     "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "false",
     "xla_tpu_enable_sparse_core_collective_offload_all_gather": "true",
     "xla_tpu_enable_sparse_core_collective_offload_reduce_scatter": "true",
+}
+# Elsewhere a product whose result is scattered at once is split into steps between which pieces
+# travel, which costs a sixth of the product and sums of the pieces.
+_OTHER_OPTIONS = {
+    "xla_tpu_prefer_einsum_reduce_scatter": "true",
+    "xla_tpu_decompose_einsum_reduce_scatter": "true",
 }
 
 ATTENTION = {"xla": packed_attention, "splash": splash_attention}
@@ -219,7 +222,8 @@ def compiler_options(device: jax.Device) -> dict[str, str] | None:
     """The compiler's settings for the update on a kind of device; None leaves them alone."""
     if device.platform != "tpu":
         return None
-    return _TPU_OPTIONS | (_V6E_OPTIONS if device.device_kind.startswith("TPU v6") else {})
+    v6e = device.device_kind.startswith("TPU v6")
+    return _TPU_OPTIONS | (_V6E_OPTIONS if v6e else _OTHER_OPTIONS)
 
 
 def _micro(batch: UpdateBatch, m: jax.Array) -> dict[str, jax.Array]:

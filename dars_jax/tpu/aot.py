@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
 
 from dars_jax.engine import state as engine_state
 from dars_jax.engine.programs import Programs
@@ -21,7 +21,8 @@ from dars_jax.learner import update
 from dars_jax.policy import decoder, lora, sharding
 from dars_jax.setup import plan as plan_lib
 from dars_jax.setup.plan import Plan
-from dars_jax.tpu import flops
+from dars_jax.tpu import flops, hlo
+from dars_jax.tpu.profile import Product
 from dars_jax.types import TrainState, UpdateBatch
 
 NAMES = ("publish", "prefill", "decode", "update")
@@ -212,6 +213,16 @@ def compile_program(program: Program) -> Compiled:
         temporaries=memory.temp_size_in_bytes,
         error="",
     )
+
+
+def product_cycles(product: Product, device: jax.Device) -> float:
+    """The compiler's cycles of a program that is one bfloat16 matrix product and nothing else."""
+    where = SingleDeviceSharding(device)
+    sides = ((product.rows, product.depth), (product.depth, product.columns))
+    shapes = [jax.ShapeDtypeStruct(s, jnp.bfloat16, sharding=where) for s in sides]
+    dtype = {"f32": jnp.float32}.get(product.dtype, jnp.bfloat16)
+    compiled = jax.jit(functools.partial(jnp.dot, preferred_element_type=dtype)).lower(*shapes)
+    return hlo.cycles(hlo.sites(hlo.parse(compiled.compile().as_text() or "")))
 
 
 def count_flops(program: Program, trips: float) -> flops.Count:

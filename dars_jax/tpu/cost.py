@@ -8,7 +8,7 @@ model does not see, and how often each program runs in a step.
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ from dars_jax import allocator
 from dars_jax.policy.attention import page_width
 from dars_jax.rollout import simulation
 from dars_jax.setup.plan import Plan
-from dars_jax.tpu import aot, hlo, hlo_traffic
+from dars_jax.tpu import aot, hlo, hlo_traffic, profile
+from dars_jax.tpu.profile import Product
 from dars_jax.tpu.topology import Slice
 
 GIB = 2**30
@@ -273,6 +274,26 @@ def analyse(plan: Plan, where: Slice, work: Workload, compiled: aot.Compiled) ->
         kernel_seconds=_kernel_seconds(plan, where, name, work) if count.kernels else 0.0,
         calls=calls(plan, name, work),
     )
+
+
+def groups(
+    plan: Plan, program: str, text: str, work: Workload, bare: Callable[[Product], float]
+) -> list[dict[str, Any]]:
+    """Where a compiled program's cycles go, largest first; see profile.Group.
+
+    Args:
+      text: its scheduled HLO.
+      bare: cycles of a matrix product that is compiled alone.
+    """
+    module = hlo.parse(text)
+    sites = hlo.sites(module, lambda loop: trips(plan, work, program, loop))
+    rows = []
+    for group in profile.groups(module, sites, lambda loops: level(plan, program, loops)):
+        row = dataclasses.asdict(group) | {"name": group.name, "bare_cycles": 0.0}
+        if group.product:
+            row["bare_cycles"] = bare(group.product) * group.flops / group.product.flops
+        rows.append(row)
+    return rows
 
 
 def _largest(

@@ -43,7 +43,7 @@ class Instruction:
     @property
     def largest_array(self) -> int:
         """Bytes of the result, or of the largest array of a tuple."""
-        return max(map(shape_bytes, _ARRAY.findall(self.shape)), default=0)
+        return max(map(shape_bytes, arrays(self.shape)), default=0)
 
     @property
     def cycles(self) -> int:
@@ -109,10 +109,15 @@ class Site:
 # Text -> structures ----------------------------------------------------------------------------
 
 
+def arrays(shape: str) -> list[str]:
+    """`(bf16[2,3]{1,0}, s32[])` -> `bf16[2,3]`, `s32[]`."""
+    return _ARRAY.findall(shape)
+
+
 def shape_bytes(shape: str) -> int:
     """`bf16[2,3]{1,0}` -> 12; the arrays of a tuple are added up."""
     total = 0
-    for array in _ARRAY.findall(shape):
+    for array in arrays(shape):
         dtype, dims = array.rstrip("]").split("[")
         sizes = [int(d.strip(" <=")) for d in dims.split(",") if d.strip()]
         total += math.prod(sizes) * _bits(dtype) // 8
