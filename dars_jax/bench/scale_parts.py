@@ -183,7 +183,8 @@ def assemble(size: int, repeats: int) -> dict[str, Any]:
     return {
         "tokens": tokens, "seconds": least, "us_per_rollout": 1e6 * least / size,
         "ns_per_token": 1e9 * least / tokens, "own_cpu_ns_per_token": 1e9 * user / tokens,
-        "kernel_cpu_ns_per_token": 1e9 * kernel / tokens, "rollouts_bytes": 8 * int(rollouts.length.sum()),
+        "kernel_cpu_ns_per_token": 1e9 * kernel / tokens,
+        "rollouts_bytes": 8 * int(rollouts.length.sum()),
         "batch_bytes": live, "peak_bytes": peak_bytes(), "added_bytes": peak_bytes() - before,
         "added_bytes_per_token": (peak_bytes() - before) / tokens,
     }  # fmt: skip
