@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dars_jax.bench import scale_parts, scale_runs
+from dars_jax.bench import scale_parts
 from dars_jax.bench.work import show, simulated, versions
 
 
@@ -37,11 +37,23 @@ class Measure:
     simulates: bool = False  # as many devices as the size says
 
 
+def _step(prompts: int, repeats: int) -> dict[str, Any]:
+    from dars_jax.bench import scale_runs  # the trainer, which the other benchmarks do without
+
+    return scale_runs.step(prompts, repeats)
+
+
+def _hosts(processes: int, repeats: int) -> dict[str, Any]:
+    from dars_jax.bench import scale_runs
+
+    return scale_runs.hosts(processes, repeats)
+
+
 MEASURES = {
-    "step": Measure(scale_runs.step, "prompts", (32, 128, 512, 1024, 3072)),
+    "step": Measure(_step, "prompts", (32, 128, 512, 1024, 3072)),
     "slots": Measure(scale_parts.slots, "slots", (16, 32, 64, 128, 256, 512, 1024)),
     "replicas": Measure(scale_parts.replicas, "replicas", (1, 2, 4, 8), simulates=True),
-    "hosts": Measure(scale_runs.hosts, "processes", (1, 2, 4, 8)),
+    "hosts": Measure(_hosts, "processes", (1, 2, 4, 8)),
     "scheduler": Measure(scale_parts.scheduler, "prompts", (512, 1024, 3072, 12288)),
     "allocators": Measure(scale_parts.decide, "prompts", (10**2, 10**3, 10**4, 10**5, 10**6)),
     "assemble": Measure(scale_parts.assemble, "rollouts", (3072, 12288, 49152)),
