@@ -46,6 +46,8 @@ _V6E_OPTIONS = {
     "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "false",
     "xla_tpu_enable_sparse_core_collective_offload_all_gather": "true",
     "xla_tpu_enable_sparse_core_collective_offload_reduce_scatter": "true",
+    # Half of its VMEM for a kernel's windows: with less its products wait for the memory.
+    "xla_tpu_scoped_vmem_limit_kib": "65536",
 }
 # Elsewhere a product whose result is scattered at once is split into steps between which pieces
 # travel, at the price of slower products and of sums of pieces: a tenth of a layer on v5e.
