@@ -46,8 +46,6 @@ _V6E_OPTIONS = {
     "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "false",
     "xla_tpu_enable_sparse_core_collective_offload_all_gather": "true",
     "xla_tpu_enable_sparse_core_collective_offload_reduce_scatter": "true",
-    # Half of its VMEM for a kernel's windows: with less its products wait for the memory.
-    "xla_tpu_scoped_vmem_limit_kib": "65536",
 }
 # Elsewhere a product whose result is scattered at once is split into steps between which pieces
 # travel, at the price of slower products and of sums of pieces: a tenth of a layer on v5e.
@@ -55,6 +53,10 @@ _OTHER_OPTIONS = {
     "xla_tpu_prefer_einsum_reduce_scatter": "true",
     "xla_tpu_decompose_einsum_reduce_scatter": "true",
 }
+# VMEM for the windows of a product, in KiB: with less it waits for the memory.  Half of v5p's ("TPU
+# v5") and v6e's; a quarter of v5e's ("TPU v5 lite"), with half of it compiling takes five times as
+# long.
+_WINDOWS = {"TPU v6": "65536", "TPU v5": "32768"}
 
 ATTENTION = {"xla": packed_attention, "splash": splash_attention}
 
@@ -224,8 +226,10 @@ def compiler_options(device: jax.Device) -> dict[str, str] | None:
     """The compiler's settings for the update on a kind of device; None leaves them alone."""
     if device.platform != "tpu":
         return None
-    v6e = device.device_kind.startswith("TPU v6")
-    return _TPU_OPTIONS | (_V6E_OPTIONS if v6e else _OTHER_OPTIONS)
+    kind = device.device_kind
+    options = _TPU_OPTIONS | (_V6E_OPTIONS if kind.startswith("TPU v6") else _OTHER_OPTIONS)
+    window = next((kib for start, kib in _WINDOWS.items() if kind.startswith(start)), None)
+    return options | ({"xla_tpu_scoped_vmem_limit_kib": window} if window else {})
 
 
 def _micro(batch: UpdateBatch, m: jax.Array) -> dict[str, jax.Array]:
