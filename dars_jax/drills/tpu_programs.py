@@ -73,7 +73,8 @@ def gathered_layers() -> Iterator[tuple[str, Any, bool]]:
     waited = max(row["largest"] for row in inside if not row["asynchronous"])
     yield "nothing above 32 MB is waited for", waited, waited <= 32e6
     share = sum(row["seconds"] for row in inside) / update["cycle_seconds"]
-    yield "waiting is less than 8 % of the update", share, share < 0.08  # products got faster
+    # 5.7 % on 2026-11-27: the share of ever faster products, of which less is left to hide behind
+    yield "waiting is less than 8 % of the update", share, share < 0.08
 
 
 def main() -> int:

@@ -148,9 +148,7 @@ def arrange(
             f"{bounds[-1]} micro-batches of {shape.rows} rows are needed, but "
             f"learner.max_micro_batches allows {shape.micro_batches}: raise it, or set 0 for enough"
         )
-    return Layout(
-        shape, rows, np.asarray(bounds, np.int32), np.asarray(token_count, np.float32)
-    )  # fmt: skip
+    return Layout(shape, rows, np.asarray(bounds, np.int32), np.asarray(token_count, np.float32))
 
 
 def lay_out(

@@ -54,8 +54,7 @@ _OTHER_OPTIONS = {
     "xla_tpu_decompose_einsum_reduce_scatter": "true",
 }
 # VMEM for the windows of a product, in KiB: with less it waits for the memory.  Half of v5p's ("TPU
-# v5") and v6e's; a quarter of v5e's ("TPU v5 lite"), with half of it compiling takes five times as
-# long.
+# v5") and v6e's; a quarter of v5e's ("TPU v5 lite"), with half of it compiling takes much longer.
 _WINDOWS = {"TPU v6": "65536", "TPU v5": "32768"}
 
 ATTENTION = {"xla": packed_attention, "splash": splash_attention}
