@@ -214,11 +214,15 @@ def _refill(prefixes: Prefixes, slots: Slots, work: Work) -> tuple[Slots, Work]:
 
 
 def decode_step(
-    config: DecodeConfig, model_config: decoder.ModelConfig, params: decoder.Params, slots: Slots
+    config: DecodeConfig,
+    model_config: decoder.ModelConfig,
+    params: decoder.Params,
+    turns: tuple[jax.Array, jax.Array],
+    slots: Slots,
 ) -> Slots:
-    """Feeds every active slot's token and samples its next one."""
+    """Feeds every active slot's token and samples its next one; `turns` as in kv_cache."""
     hidden, caches = kv_cache.forward_token(
-        params, model_config, slots.token, slots.position, slots.active, slots.caches
+        params, model_config, slots.token, slots.position, slots.active, turns, slots.caches
     )
     token, logprob = draw(
         params, hidden, slots.key, slots.generated, slots.sampling, config.filters
@@ -270,6 +274,7 @@ def run(
     host then goes on with a program of half as many slots; or when a cache is full and must grow.
     """
     size, capacity = slots.token.shape[0], kv_cache.capacity(slots.caches)
+    turns = kv_cache.turns(model_config, slots.caches)
 
     def longest(slots: Slots) -> jax.Array:
         return jnp.max(jnp.where(slots.active, slots.position + 1, 0))
@@ -285,7 +290,7 @@ def run(
         slots, work, steps, busy = carry
         slots, work = _refill(prefixes, slots, work)
         busy = busy + jnp.sum(slots.active)
-        slots = decode_step(config, model_config, params, slots)
+        slots = decode_step(config, model_config, params, turns, slots)
         slots, work = _record(config, slots, work)
         return slots, work, steps + 1, busy
 

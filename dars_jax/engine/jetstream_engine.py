@@ -380,11 +380,12 @@ def _generate(
 ) -> tuple[Slots, jax.Array]:
     """Emits the token each slot holds, then feeds it, K times -> int32[S,3K+1]."""
     first_length = slots.generated
+    turns = kv_cache.turns(model_config, slots.caches)
 
     def body(slots: Slots, _: None) -> tuple[Slots, tuple[jax.Array, ...]]:
         out = (slots.token, slots.active, slots.logprob)
         slots = dataclasses.replace(slots, active=slots.active & ~decode.ends(config, slots))
-        return decode.decode_step(config, model_config, params, slots), out
+        return decode.decode_step(config, model_config, params, turns, slots), out
 
     slots, (token, valid, logprob) = jax.lax.scan(body, slots, length=steps)
     bits = jax.lax.bitcast_convert_type(logprob, jnp.int32)

@@ -227,24 +227,38 @@ def _copy_prefix(stored: Layers, caches: Layers, prefix: jax.Array, slot: jax.Ar
     return tuple(copied)
 
 
+def turns(config: decoder.ModelConfig, caches: Caches) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines of all positions of a slot, float32[T,d/2] each.
+
+    Made before a loop of decode steps, which look them up: XLA would make them in every layer again.
+    """
+    cos, sin = decoder.rotation(config, jnp.arange(capacity(caches))[None])
+    return cos[0], sin[0]
+
+
 def forward_token(
     params: decoder.Params,
     config: decoder.ModelConfig,
     token: jax.Array,
     position: jax.Array,
     active: jax.Array,
+    turns: tuple[jax.Array, jax.Array],
     caches: Caches,
 ) -> tuple[jax.Array, Caches]:
     """One token int32[S] of each slot at its position int32[S] -> (hidden [S,D], caches).
 
     Idle slots write nothing, and what comes out for them means nothing.
+
+    Args:
+      turns: of all positions, see `turns`.
     """
-    forward = functools.partial(decoder.forward_token, params, config, token)
+    mine = tuple(jnp.take(x, position, axis=0, mode="clip")[:, None] for x in turns)
+    forward = functools.partial(decoder.forward_token, params, config, token, mine)
     states: tuple[Any, ...]
     if not isinstance(caches, PagedCache):
         at = jnp.where(active, position, capacity(caches))
         states = tuple((layer, at) for layer in caches)
-        return forward(at, attention=cached_attention, states=states)
+        return forward(attention=cached_attention, states=states)
     layout = caches.layout
     index = jnp.where(active, position // layout.size, 0)[:, None]
     page = jnp.take_along_axis(caches.table, index, axis=1)[:, 0]
@@ -257,7 +271,7 @@ def forward_token(
     )
     attention = functools.partial(paged_attention, pages_per_step=layout.step)
     states = tuple((layer, view) for layer in caches.layers)
-    hidden, layers = forward(position, attention=attention, states=states)
+    hidden, layers = forward(attention=attention, states=states)
     return hidden, dataclasses.replace(caches, layers=layers)
 
 

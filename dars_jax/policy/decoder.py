@@ -365,21 +365,22 @@ def forward_token(
     params: Params,
     config: ModelConfig,
     token: jax.Array,
-    position: jax.Array,
+    cos_and_sin: tuple[jax.Array, jax.Array],
     *,
     attention: Attention,
     states: tuple[Any, ...],
 ) -> tuple[jax.Array, tuple[Any, ...]]:
     """One token of each sequence through the decode layout, with one state per layer.
 
-    token, position int32[B] -> (hidden [B,D] in the parameters' dtype, new states)
+    token int32[B], `rotation` of its position float32[B,1,d/2] each
+    -> (hidden [B,D] in the parameters' dtype, new states)
     """
     dtype = params["embedding"].dtype
     x = jnp.take(params["embedding"], token, axis=0)[:, None]  # [B,1,D]
-    kept, turns = [], rotation(config, position[:, None])
+    kept = []
     for layer, state in zip(params["layers"], states, strict=True):
         block = Block(config, attention, dtype)
-        x, new = block.apply({"params": layer}, x, turns, state)
+        x, new = block.apply({"params": layer}, x, cos_and_sin, state)
         kept.append(new)
     norm = RMSNorm(config.norm_eps)
     hidden: Any = norm.apply({"params": params["final_norm"]}, x)
