@@ -61,7 +61,7 @@ def replicas(size: int, repeats: int, work: Work | None = None) -> dict[str, Any
     found: dict[int, list[dict[str, Any]]] = {1: [], 16: []}
     for i in range(1 + repeats):  # in turn; the first compiles
         for every, costs in found.items():
-            session = Session(programs, params, work.prompts)
+            session = Session(programs, params, programs.config.prefixes)
             costs.append(steps.sample_all(session, work, every, i)[1])
     often, seldom = (min(x["ms_per_decode_step"] for x in costs[1:]) for costs in found.values())
     return {

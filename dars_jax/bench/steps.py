@@ -78,7 +78,7 @@ def rollout(
     least = [math.inf]  # ms of a decode step, of all runs
 
     def run() -> dict[str, Any]:
-        session = Session(programs, params, work.prompts)
+        session = Session(programs, params, programs.config.prefixes)
         _, cost = sample_all(session, work, steps_per_dispatch, next(count))
         least[0] = min(least[0], cost["ms_per_decode_step"])
         return {**cost, "ms_per_decode_step": least[0], "slots": slots}
@@ -178,7 +178,7 @@ def bench_step(policy: Policy, work: Work, args: argparse.Namespace) -> None:
 
     def run() -> dict[str, Any]:
         state, params, step = box
-        session = Session(programs, params, work.prompts)
+        session = Session(programs, params, programs.config.prefixes)
         answers, cost = sample_all(session, work, args.steps_per_dispatch, step)
         e = session.num_replicas
         order = [answers[p % e, p // e * work.samples + sample]

@@ -88,7 +88,7 @@ class JetStreamTokenizer(tokenizer_api.Tokenizer):
 class Prefix:
     """A prefilled prompt with its first token, which its last hidden state already decides."""
 
-    caches: tuple[LayerCache, ...]  # per layer, [1,K,d,p] and [1,K,p,d]
+    caches: tuple[LayerCache, ...]  # per layer, [1,K,p/c,d,c] and [1,K,p,d]
     length: jax.Array  # int32[]
     token: jax.Array  # int32[1]
     logprob: jax.Array  # float32[1]
@@ -338,7 +338,7 @@ def _prefill_one(
     # A padding id may be none of the embedding's rows, and its NaN would stay in the cache.
     tokens = jnp.where(jnp.arange(len(tokens)) < length, tokens, 0)
     states, hidden = decode.prompt_states(params, model_config, config, tokens[None], length[None])
-    caches = tuple(kv_cache.dense_layer(key, value) for key, value in states)
+    caches = tuple(kv_cache.dense_layer(*state, config.key_block) for state in states)
     key = decode.stream_key(stream)[None]
     token, logprob = decode.draw(
         params, hidden, key, jnp.zeros(1, jnp.int32), sampling, config.filters
@@ -351,10 +351,7 @@ def _insert(slots: Slots, slot: jax.Array, prefix: Prefix) -> Slots:
     put = lambda old, value: old.at[slot].set(value, mode="drop")  # noqa: E731
     assert not isinstance(slots.caches, kv_cache.PagedCache)
     caches = tuple(
-        LayerCache(
-            old.key.at[slot, :, :, : new.key.shape[-1]].set(new.key[0], mode="drop"),
-            old.value.at[slot, :, : new.value.shape[-2]].set(new.value[0], mode="drop"),
-        )
+        kv_cache.put_dense(old, new, slot[None])
         for old, new in zip(slots.caches, prefix.caches, strict=True)
     )
     return dataclasses.replace(

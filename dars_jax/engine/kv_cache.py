@@ -10,7 +10,8 @@ page, if it is partly filled, is copied to where the completion goes on.  The wa
 kernel reads the pages in use and no others.
 
 Letters: S slots, G prefixes, n prompts of one prefill, t prompt tokens, T positions, K key/value
-heads, d head size, N pages, p tokens of a page, M pages of a slot's table.
+heads, d head size, c positions of a block of keys, N pages, p tokens of a page, M pages of a slot's
+table.
 """
 
 import dataclasses
@@ -101,11 +102,21 @@ def page_layout(
     )
 
 
-def empty_dense(config: decoder.ModelConfig, dtype: jnp.dtype, rows: int, tokens: int) -> Layers:
-    """Zeroed arrays of one replica."""
-    kv, d = config.num_kv_heads, config.head_dim
+def key_block(platform: str) -> int:
+    """Positions of a block of keys where caches are dense."""
+    return 32 if platform == "cpu" else 128
+
+
+def empty_dense(
+    config: decoder.ModelConfig, dtype: jnp.dtype, rows: int, tokens: int, block: int
+) -> Layers:
+    """Zeroed arrays of one replica, for at least so many tokens, in whole blocks."""
+    kv, d, blocks = config.num_kv_heads, config.head_dim, -(-tokens // block)
     return tuple(
-        LayerCache(jnp.zeros((rows, kv, d, tokens), dtype), jnp.zeros((rows, kv, tokens, d), dtype))
+        LayerCache(
+            jnp.zeros((rows, kv, blocks, d, block), dtype),
+            jnp.zeros((rows, kv, blocks * block, d), dtype),
+        )
         for _ in range(config.num_layers)
     )
 
@@ -134,26 +145,32 @@ def capacity(caches: Caches) -> int:
     """Positions of each slot, T."""
     if isinstance(caches, PagedCache):
         return caches.layout.width * caches.layout.size
-    return caches[0].key.shape[-1]
+    return caches[0].value.shape[-2]
 
 
-def dense_layer(key: jax.Array, value: jax.Array) -> LayerCache:
-    """[n,t,K,d] each -> [n,K,d,t] and [n,K,t,d]."""
-    return LayerCache(jnp.transpose(key, (0, 2, 3, 1)), jnp.transpose(value, (0, 2, 1, 3)))
+def dense_layer(key: jax.Array, value: jax.Array, block: int) -> LayerCache:
+    """[n,t,K,d] each -> [n,K,t/c,d,c], zeros behind the last token, and [n,K,t,d]."""
+    n, t, kv, d = key.shape
+    key = jnp.pad(key, ((0, 0), (0, -t % block), (0, 0), (0, 0)))
+    key = key.reshape(n, -1, block, kv, d).transpose(0, 3, 1, 4, 2)
+    return LayerCache(key, jnp.swapaxes(value, 1, 2))
+
+
+def put_dense(old: LayerCache, new: LayerCache, row: jax.Array) -> LayerCache:
+    """The layers of `dense_layer` at the beginning of the rows int32[n] of longer ones."""
+    key, value = new.key.astype(old.key.dtype), new.value.astype(old.value.dtype)
+    return LayerCache(
+        old.key.at[row, :, : key.shape[2]].set(key, mode="drop"),
+        old.value.at[row, :, : value.shape[2]].set(value, mode="drop"),
+    )
 
 
 def store_dense(stored: Layers, new: list[tuple[jax.Array, jax.Array]], row: jax.Array) -> Layers:
     """Prompts' keys and values [n,t,K,d] per layer into the rows int32[n] of the dense store."""
-    out = []
-    for old, (key, value) in zip(stored, new, strict=True):
-        layer, t = dense_layer(key, value), key.shape[1]
-        out.append(
-            LayerCache(
-                old.key.at[row, :, :, :t].set(layer.key.astype(old.key.dtype), mode="drop"),
-                old.value.at[row, :, :t].set(layer.value.astype(old.value.dtype), mode="drop"),
-            )
-        )
-    return tuple(out)
+    return tuple(
+        put_dense(old, dense_layer(key, value, old.key.shape[-1]), row)
+        for old, (key, value) in zip(stored, new, strict=True)
+    )
 
 
 def store_paged(
@@ -220,7 +237,7 @@ def _copy_prefix(stored: Layers, caches: Layers, prefix: jax.Array, slot: jax.Ar
         value = jax.lax.dynamic_index_in_dim(store.value, prefix, 0)
         copied.append(
             LayerCache(
-                jax.lax.dynamic_update_slice(cache.key, key, (slot, 0, 0, 0)),
+                jax.lax.dynamic_update_slice(cache.key, key, (slot, 0, 0, 0, 0)),
                 jax.lax.dynamic_update_slice(cache.value, value, (slot, 0, 0, 0)),
             )
         )
@@ -230,7 +247,7 @@ def _copy_prefix(stored: Layers, caches: Layers, prefix: jax.Array, slot: jax.Ar
 def turns(config: decoder.ModelConfig, caches: Caches) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines of all positions of a slot, float32[T,d/2] each.
 
-    Made before a loop of decode steps, which look them up: XLA would make them in every layer again.
+    Made before a loop of decode steps, which look them up: XLA would make them for each head.
     """
     cos, sin = decoder.rotation(config, jnp.arange(capacity(caches))[None])
     return cos[0], sin[0]
@@ -252,8 +269,8 @@ def forward_token(
     Args:
       turns: of all positions, see `turns`.
     """
-    mine = tuple(jnp.take(x, position, axis=0, mode="clip")[:, None] for x in turns)
-    forward = functools.partial(decoder.forward_token, params, config, token, mine)
+    cos, sin = (jnp.take(x, position, axis=0, mode="clip")[:, None] for x in turns)
+    forward = functools.partial(decoder.forward_token, params, config, token, (cos, sin))
     states: tuple[Any, ...]
     if not isinstance(caches, PagedCache):
         at = jnp.where(active, position, capacity(caches))
@@ -289,14 +306,16 @@ def resize(caches: Caches, order: jax.Array, size: int, tokens: int) -> Caches:
         )
     longer = tokens - capacity(caches)
 
-    def one(x: jax.Array, axis: int) -> jax.Array:
+    def one(x: jax.Array, extra: int) -> jax.Array:
         if size < len(order):
             x = x[order[:size]]
-        if not more and not longer:
+        if not more and not extra:
             return x
-        shape = list(x.shape)
-        shape[0], shape[axis] = shape[0] + more, shape[axis] + longer
+        shape = (x.shape[0] + more, x.shape[1], x.shape[2] + extra, *x.shape[3:])
         # three times as fast as a pad on a CPU, which asks of every entry where it lies
         return jax.lax.dynamic_update_slice(jnp.zeros(shape, x.dtype), x, (0,) * x.ndim)
 
-    return tuple(LayerCache(one(layer.key, 3), one(layer.value, 2)) for layer in caches)
+    return tuple(
+        LayerCache(one(layer.key, longer // layer.key.shape[-1]), one(layer.value, longer))
+        for layer in caches
+    )

@@ -61,7 +61,7 @@ class Programs:
     def dense_slots(self) -> Slots:
         """Idle slots on every replica that can be filled one at a time, without a prefix store."""
         dense = dataclasses.replace(self.config, page_size=0)
-        return self._empty_slots(dense, dense.slots, dense.cache_tokens)()
+        return self._empty_slots(dense, dense.slots, dense.capacities[-1])()
 
     @functools.cache  # noqa: B019 - lives as long as the engine
     def _empty_slots(self, config: DecodeConfig, size: int, capacity: int) -> Callable[[], Slots]:

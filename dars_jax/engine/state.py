@@ -2,7 +2,7 @@
 
 Letters: E engine replicas (one per data/fsdp index of the mesh), S slots, G prefixes, W requests,
 P prompt tokens, C completion tokens, T cache positions (one of `capacities`), D model width,
-K key/value heads, d head size.
+K key/value heads, d head size, c = key_block.
 Every array starts with E and is split along it; the `empty_` functions make one replica's share,
 without that axis.
 """
@@ -39,6 +39,7 @@ class DecodeConfig:
     filters: bool  # compile top-p and top-k in
     dtype: jnp.dtype
     page_size: int = 0  # tokens; 0 keeps dense caches
+    key_block: int = 32  # positions of a block of keys in a dense cache
 
     @property
     def pages(self) -> PageLayout | None:
@@ -64,8 +65,8 @@ class DecodeConfig:
         if self.page_size:
             return (self.cache_tokens,)
         step = max(-(-self.response_tokens // 128) * 32, 32)  # a quarter
-        lengths = range(self.prompt_tokens + step, self.cache_tokens, step)
-        return (*lengths, self.cache_tokens)
+        lengths = (*range(self.prompt_tokens + step, self.cache_tokens, step), self.cache_tokens)
+        return tuple(sorted({-(-n // self.key_block) * self.key_block for n in lengths}))
 
 
 @_pytree
@@ -81,7 +82,7 @@ class Sampling:
 class Prefixes:
     """Prefilled prompts, ready to be copied into slots."""
 
-    caches: Layers  # per layer, [E,G,K,d,P] and [E,G,K,P,d]; () where the slots' pages hold them
+    caches: Layers  # per layer, as in a slot; () where the slots' pages hold them
     hidden: jax.Array  # [E,G,D] of the last prompt token
     length: jax.Array  # int32[E,G]
 
@@ -90,7 +91,7 @@ class Prefixes:
 class Slots:
     """Requests being decoded.  `token` is sampled and recorded, but not yet fed."""
 
-    caches: Caches  # dense: per layer, [E,S,K,d,T] and [E,S,K,T,d]
+    caches: Caches  # dense: per layer, [E,S,K,T/c,d,c] and [E,S,K,T,d]
     token: jax.Array  # int32[E,S]
     logprob: jax.Array  # float32[E,S], of `token`
     position: jax.Array  # int32[E,S], where `token` goes; P+C when idle
@@ -156,7 +157,7 @@ def empty_slots(
     ints = jnp.zeros(slots, jnp.int32)
     caches: Caches
     if config.pages is None:
-        caches = kv_cache.empty_dense(model_config, config.dtype, slots, capacity)
+        caches = kv_cache.empty_dense(model_config, config.dtype, slots, capacity, config.key_block)
     else:
         caches = kv_cache.empty_paged(model_config, config.dtype, config.pages, slots)
     return Slots(
@@ -189,7 +190,9 @@ def empty_prefixes(config: DecodeConfig, model_config: decoder.ModelConfig) -> P
     g = config.prefixes
     caches: Layers = ()
     if config.pages is None:
-        caches = kv_cache.empty_dense(model_config, config.dtype, g, config.prompt_tokens)
+        caches = kv_cache.empty_dense(
+            model_config, config.dtype, g, config.prompt_tokens, config.key_block
+        )
     return Prefixes(
         caches=caches,
         hidden=jnp.zeros((g, model_config.d_model), config.dtype),

@@ -1,7 +1,8 @@
 """How tokens see each other: packed rows for training, prompts for prefill, a cache for decoding.
 
 Letters: B rows, T tokens, S decode slots, C cache positions, H query heads, K key/value heads,
-d head size, G = H / K query heads per key/value head, N pages, p tokens of a page, M pages a slot.
+d head size, G = H / K query heads per key/value head, c positions of a block of keys, N pages,
+p tokens of a page, M pages of a slot.
 """
 
 import functools
@@ -35,7 +36,7 @@ class Packing(NamedTuple):
 class LayerCache(NamedTuple):
     """One layer's keys and values of all slots; index = position, stale entries lie above it."""
 
-    key: jax.Array  # [S,K,d,C]: the layout in which CPU and TPU read scores fastest
+    key: jax.Array  # [S,K,C/c,d,c]: blocks of few positions, which CPUs read twice as fast as one
     value: jax.Array  # [S,K,C,d]
 
 
@@ -163,12 +164,16 @@ def cached_attention(
     """
     cache, position = state
     s, _, h, d = q.shape
-    slots = jnp.arange(s)
-    key = cache.key.at[slots, :, :, position].set(k[:, 0].astype(cache.key.dtype), mode="drop")
+    slots, (kv, blocks, _, block) = jnp.arange(s), cache.key.shape[1:]
+    key = cache.key.at[slots, :, position // block, :, position % block].set(
+        k[:, 0].astype(cache.key.dtype), mode="drop"
+    )
     value = cache.value.at[slots, :, position].set(v[:, 0].astype(cache.value.dtype), mode="drop")
-    q = q[:, 0].reshape(s, k.shape[2], h // k.shape[2], d)
-    scores = jnp.einsum("skgd,skdc->skgc", q, key, preferred_element_type=jnp.float32)
-    visible = jnp.arange(key.shape[-1])[None] <= position[:, None]
+    q = q[:, 0].reshape(s, kv, 1, h // kv, d)
+    q = jnp.broadcast_to(q, (s, kv, blocks, *q.shape[3:]))
+    scores = jnp.einsum("skbgd,skbdc->skbgc", q, key, preferred_element_type=jnp.float32)
+    scores = jnp.swapaxes(scores, 2, 3).reshape(s, kv, h // kv, blocks * block)
+    visible = jnp.arange(blocks * block)[None] <= position[:, None]
     scores = jnp.where(visible[:, None, None], scores * d**-0.5, _MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     out = jnp.einsum("skgc,skcd->skgd", weights, value)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dars_jax.engine import kv_cache
 from dars_jax.policy import decoder
 from dars_jax.policy.attention import (
     LayerCache,
@@ -144,18 +145,13 @@ def test_prefill_and_decode_equal_the_whole_forward(tiny):
         params, config, jnp.asarray(tokens[:, :prompt]),
         jnp.broadcast_to(jnp.arange(prompt), (3, prompt)), attention=prompt_attention, state=None,
     )  # fmt: skip
-    room = 17
-    caches = tuple(
-        LayerCache(
-            jnp.zeros((3, 2, 8, room)).at[..., :prompt].set(jnp.transpose(k[i], (0, 2, 3, 1))),
-            jnp.zeros((3, 2, room, 8)).at[:, :, :prompt].set(jnp.transpose(v[i], (0, 2, 1, 3))),
-        )
-        for i in range(config.num_layers)
-    )
+    empty = kv_cache.empty_dense(config, jnp.dtype(jnp.float32), 3, 17, block=4)
+    caches = kv_cache.store_dense(empty, list(zip(k, v, strict=True)), jnp.arange(3))
+    assert kv_cache.capacity(caches) == 20 and caches[0].key.shape == (3, 2, 5, 8, 4)
     step = jax.jit(
-        lambda token, position, caches: decoder.forward_token(
-            layers, config, token, position, attention=cached_attention,
-            states=tuple((c, position) for c in caches),
+        lambda token, position, caches: kv_cache.forward_token(
+            layers, config, token, position, jnp.ones(3, bool), kv_cache.turns(config, caches),
+            caches,
         )
     )  # fmt: skip
     want = np.stack([one_sequence(params, config, t) for t in tokens])
@@ -166,11 +162,11 @@ def test_prefill_and_decode_equal_the_whole_forward(tiny):
 
 
 def test_an_idle_slot_writes_nothing_into_its_cache():
-    cache = LayerCache(jnp.ones((2, 1, 4, 6)), jnp.ones((2, 1, 6, 4)))
+    cache = LayerCache(jnp.ones((2, 1, 2, 4, 3)), jnp.ones((2, 1, 6, 4)))
     q = jnp.full((2, 1, 1, 4), 3.0)
     _, new = cached_attention(q, q, q, (cache, jnp.array([2, 6])))
     assert (new.key[1] == 1).all() and (new.value[1] == 1).all()
-    assert (new.key[0, :, :, 2] == 3).all() and int((new.key[0] == 3).sum()) == 4
+    assert (new.key[0, :, 0, :, 2] == 3).all() and int((new.key[0] == 3).sum()) == 4
 
 
 @pytest.mark.parametrize(
