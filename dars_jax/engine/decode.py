@@ -261,19 +261,19 @@ def _record(config: DecodeConfig, slots: Slots, work: Work) -> tuple[Slots, Work
 def run(
     config: DecodeConfig,
     model_config: decoder.ModelConfig,
-    may_shrink: bool,
     params: decoder.Params,
     prefixes: Prefixes,
     slots: Slots,
     work: Work,
     max_steps: jax.Array,
+    enough: jax.Array,
 ) -> tuple[Slots, Work, Report]:
     """Up to max_steps of refill, decode, record.
 
-    Returns early when nothing is left; when half of the slots are idle with nothing waiting: the
-    host then goes on with a program of half as many slots; or when a cache is full and must grow.
+    Returns early when nothing waits and no more than `enough` slots are active: the host then goes
+    on with a program of fewer slots; or when a cache is full and must grow.
     """
-    size, capacity = slots.token.shape[0], kv_cache.capacity(slots.caches)
+    capacity = kv_cache.capacity(slots.caches)
     turns = kv_cache.turns(model_config, slots.caches)
 
     def longest(slots: Slots) -> jax.Array:
@@ -281,9 +281,7 @@ def run(
 
     def more(carry: Any) -> jax.Array:
         slots, work, steps, _ = carry
-        waiting = work.tail - work.head
-        active = jnp.sum(slots.active)
-        worth = (waiting > 0) | (active > (size // 2 if may_shrink else 0))
+        worth = (work.tail > work.head) | (jnp.sum(slots.active) > enough)
         return worth & (steps < max_steps) & (longest(slots) <= capacity)
 
     def body(carry: Any) -> Any:

@@ -46,13 +46,10 @@ class Programs:
             functools.partial(decode.enqueue, config), 3, has_params=True, donate=(2,)
         )
         self.drain = self.per_replica(decode.drain, 2)
-        self.runs: dict[bool, jax.stages.Wrapped] = {  # by whether it may return to shrink
-            shrink: self.per_replica(
-                functools.partial(decode.run, config, model_config, shrink), 3,
-                has_params=True, num_shared=1, donate=(2, 3),
-            )
-            for shrink in (False, True)
-        }  # fmt: skip
+        self.runs = self.per_replica(
+            functools.partial(decode.run, config, model_config), 3, has_params=True, num_shared=2,
+            donate=(2, 3),
+        )  # fmt: skip
 
     def empty_slots(self, size: int, capacity: int) -> Slots:
         """Idle slots on every replica, with caches of `capacity` positions."""
@@ -96,11 +93,12 @@ class Programs:
         slots: Slots,
         work: Work,
         max_steps: int,
-        may_shrink: bool,
+        enough: int,
     ) -> tuple[Slots, Work, Report]:
         """See `decode.run`; slots and work are donated."""
-        steps = sharding.put(np.int32(max_steps), sharding.replicated(self.mesh))
-        return self.runs[may_shrink](params, prefixes, slots, work, steps)
+        numbers = (np.int32(max_steps), np.int32(enough))
+        shared = sharding.put(numbers, sharding.replicated(self.mesh))
+        return self.runs(params, prefixes, slots, work, *shared)
 
     def resize(self, slots: Slots, size: int, capacity: int) -> Slots:
         """See `decode.resize`.  Pages stay where they are: only tables pass through the program."""

@@ -14,7 +14,6 @@ from dars_jax.engine.programs import Programs
 from dars_jax.engine.state import DecodeConfig, Report, Requests, Sampling
 from dars_jax.policy import decoder, sharding
 
-_FEWEST_SLOTS = 8
 _FEWEST_REQUESTS = 64
 _SHORTEST_PROMPT = 8
 
@@ -144,7 +143,6 @@ class Session:
                 f"its work list has room for {capacity}"
             )
         self._total = total
-        self._waiting = True
         lists: list[list[Request]] = [[] for _ in range(self.num_replicas)]
         for request in requests:
             lists[request.replica].append(request)
@@ -176,8 +174,8 @@ class Session:
         new = sharding.put(new, self._rows)
         self._work = self._programs.enqueue(self._params, self._prefixes, self._work, new)
         if self._load.max() > self._size:
-            most = bucket(int(self._load.max()), _FEWEST_SLOTS)
-            self._resize(min(self.config.slots, most), self._capacity)
+            self._resize(self._fitting(int(self._load.max())), self._capacity)
+        self._waiting = int(self._load.max()) > self._size
 
     def start(self, max_steps: int) -> None:
         """Dispatches up to max_steps decode steps; returns at once."""
@@ -185,7 +183,7 @@ class Session:
         alone = self.num_replicas == 1 or not self._waiting
         self._slots, self._work, report = self._programs.run(
             self._params, self._prefixes, self._slots, self._work, max_steps,
-            may_shrink=self._size > _FEWEST_SLOTS and alone,
+            enough=max((n for n in self.config.sizes if n < self._size and alone), default=0),
         )  # fmt: skip
         self._pending = (report, self._size)
 
@@ -204,7 +202,7 @@ class Session:
         self._load = (active + waiting).astype(np.int64)
         self._waiting = bool(waiting.any())
         most = int(self._load.max())
-        fitting = bucket(most, _FEWEST_SLOTS)
+        fitting = self._fitting(most)
         if most:
             longest = int(report.longest.max())
             capacity = next(n for n in self.config.capacities if n >= longest)
@@ -220,6 +218,10 @@ class Session:
             most=int(completed.max()),
             finished=[(int(e), int(r)) for e, r in np.argwhere(new)],
         )
+
+    def _fitting(self, load: int) -> int:
+        """Fewest slots for so many requests, or all there can be."""
+        return next((n for n in self.config.sizes if n >= load), self.config.slots)
 
     def _resize(self, size: int, capacity: int) -> None:
         if (size, capacity) != (self._size, self._capacity):

@@ -56,6 +56,17 @@ class DecodeConfig:
         return self.prompt_tokens + self.response_tokens
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of slots to go on with when there is no work for more, ascending.
+
+        Where caches are dense a step takes as long as it has slots, so that from 32 on there is a
+        number between two powers of two.  A TPU's step mostly reads weights.
+        """
+        powers = [1 << n for n in range(3, self.slots.bit_length())]
+        between = [] if self.page_size else [n + n // 2 for n in powers if n >= 32]
+        return (*sorted(n for n in powers + between if n < self.slots), self.slots)
+
+    @property
     def capacities(self) -> tuple[int, ...]:
         """Lengths a slot's cache may have: it grows with the longest completion, in few steps.
 

@@ -190,8 +190,8 @@ def _engine_programs(
             {**kept, **{name: n for name, n in sizes.items() if name not in given}},
         )  # fmt: skip
     if "decode" in names:
-        steps = jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.replicated(mesh))
-        yield make("decode", engine.runs[False].trace(params, prefixes, slots, work, steps),
+        number = jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.replicated(mesh))
+        yield make("decode", engine.runs.trace(params, prefixes, slots, work, number, number),
                    sizes, kept)  # fmt: skip
 
 
