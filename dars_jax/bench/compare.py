@@ -53,11 +53,19 @@ def run(entry: Entry) -> dict[str, Any]:
     said = f"{entry.program}:{entry.work} ({shlex.join(entry.argv)})"
     if done.returncode:
         raise ValueError(f"{said} ended with exit code {done.returncode}")
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    timed = [line for line in lines if "tokens_per_s" in line]
+    timed = [line for line in map(_line, done.stdout.splitlines()) if "tokens_per_s" in line]
     if not timed:
         raise ValueError(f'{said} printed no JSON line with "tokens_per_s"')
     return timed[-1]
+
+
+def _line(text: str) -> dict[str, Any]:
+    """A line of JSON, or nothing: a trainer may print dictionaries of Python's too."""
+    try:
+        line = json.loads(text) if text.startswith("{") else {}
+    except json.JSONDecodeError:
+        return {}
+    return line
 
 
 def compare(entries: Sequence[Entry], rounds: int, file: Path) -> list[dict[str, Any]]:

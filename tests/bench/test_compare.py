@@ -47,7 +47,7 @@ def test_the_command_adds_rounds_to_its_file_and_prints_it_again(tmp_path, monke
     file = tmp_path / "speed.jsonl"
     entries = [
         "ours:step=" + prints("loading", {"tokens_per_s": 30}),
-        "peer:step=" + prints({"tokens_per_s": 1}, {"tokens_per_s": 10}),
+        "peer:step=" + prints("{'loss': 1}", {"tokens_per_s": 1}, {"tokens_per_s": 10}),
     ]
     run(monkeypatch, "--file", file, "--rounds", 2, *entries)
     run(monkeypatch, "--file", file, "--rounds", 1, *entries)
