@@ -205,6 +205,37 @@ def test_caches_grow_with_the_longest_answer_and_change_none(tiny, engines):
         np.testing.assert_allclose(got[key][1], logprob, atol=1e-5)
 
 
+def test_a_session_goes_on_with_fewer_slots_as_answers_end_and_changes_none(tiny, engines):
+    many = dataclasses.replace(engines.roomy.config, slots=64, requests=64, response_tokens=16,
+                               eos_ids=(-1,))  # fmt: skip
+    assert many.sizes == (8, 16, 32, 48, 64)
+    assert dataclasses.replace(many, page_size=128).sizes == (8, 16, 32, 64)
+    assert dataclasses.replace(many, slots=5).sizes == (5,)
+    requests = [Request(0, i, i % 3, (0, 1, 0, i % 3, i), 1 + i // 4) for i in range(64)]
+
+    def run(slots):
+        config = dataclasses.replace(many, slots=slots)
+        session = Session(Programs(config, tiny.config, engines.roomy.mesh), engines.params, 3)
+        session.prefill([(0, i, np.arange(8, 16 + i, dtype=np.int32)) for i in range(3)])
+        session.enqueue(requests, SamplingConfig(temperature=1.0, max_tokens=16))
+        done, seen = [], []
+        while len(done) < 64:
+            session.start(16)
+            progress = session.finish()
+            done += progress.finished
+            seen.append((progress.capacity // progress.steps, progress.steps))
+        return session.drain(done), seen
+
+    got, seen = run(64)
+    # four answers end with every step, the first four before any
+    assert seen == [(64, 3), (48, 4), (32, 4), (16, 2), (8, 2)]
+    want, seen = run(5)
+    assert {size for size, _ in seen} == {5}
+    for key, (ids, logprob) in want.items():
+        np.testing.assert_array_equal(got[key][0], ids)
+        np.testing.assert_allclose(got[key][1], logprob, atol=1e-5)
+
+
 def test_no_prompts_are_no_work(engines):
     got, stats = collect(engines, make_prompts(0))
     assert got == {} and stats.decode_steps == 0
