@@ -22,8 +22,9 @@ _PRODUCT = re.compile(r"ynn_fusion|dot\b|dot\.")  # XLA's names for products on 
 _OUTER = re.compile(r"while|call|conditional")  # their time is that of what is inside
 # What an operation belongs to, by the name that jax gave it; the first that matches.
 _PARTS = (
+    ("resizing", r"jit\(resize\)"),
     ("weights of layers", r"_project"),
-    ("attention", r"btkgd|bkgtu|skgd|skgc|Block\)*/(select_n|exp|div|reduce|pad|slice|sub)"),
+    ("attention", r"btkgd|bkgtu|skb?gd|skb?gc|Block\)*/(select_n|exp|div|reduce|pad|slice|sub)"),
     ("keys and values", r"Block/scatter"),
     ("rotary embedding", r"_turned"),
     ("norms", r"norm|RMSNorm"),
@@ -33,7 +34,6 @@ _PARTS = (
         r"dynamic_(update_)?slice|squeeze|/closed_call$|shard_map$|broadcast\.\d+$|^copy",
     ),
     ("head, loss, sampling", r"jvp\(\)|,vd->|reduce_(max|sum)|exp|while/body/.*transpose$"),
-    ("resizing", r"jit\(resize\)"),
     ("refill", r"jit\(enqueue\)|jit\(prefill\)"),
 )
 

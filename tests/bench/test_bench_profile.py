@@ -36,6 +36,8 @@ def test_operations_have_the_names_of_their_own_program(tmp_path):
          "products: weights of layers, backward"),
         ("add_fusion", "jit(_update)/jvp(Block)/exp", "attention"),
         ("ynn_fusion.2", "jit(run)/Block/skgc,skcd->skgd/dot_general", "products: attention"),
+        ("ynn_fusion.3", "jit(run)/Block/skbgd,skbdc->skbgc/dot_general", "products: attention"),
+        ("fusion.4", "jit(resize)/shard_map/dynamic_update_slice", "resizing"),
         ("fusion.4", "jit(run)/Block/scatter", "keys and values"),
         ("copy.7", "copy.7", "what loops carry"),
         ("fusion.9", "jit(run)/never_heard_of", "other"),
