@@ -63,6 +63,20 @@ def cache():
     return path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_programs(cache):
+    """Lets go of compiled programs before the system's limit on a process's memory maps, 65,530.
+
+    Every program takes a few; beyond the limit the next compilation is a segmentation fault.
+    """
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 20_000:
+        import jax
+
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def fresh_python(cache):
     """Runs python with arguments in a process of its own -> CompletedProcess with text output.

@@ -102,9 +102,9 @@ def page_layout(
     )
 
 
-def key_block(platform: str) -> int:
-    """Positions of a block of keys where caches are dense."""
-    return 32 if platform == "cpu" else 128
+def key_block(platform: str, tokens: int) -> int:
+    """Positions of a block of keys where caches are dense, for sequences of so many tokens."""
+    return min(32 if platform == "cpu" else 128, tokens)
 
 
 def empty_dense(

@@ -31,4 +31,5 @@ def _cached_tokens(config: DecodeConfig) -> int:
         return config.pages.count * config.pages.size
     # dense caches grow into longer ones, and for a moment both are there
     longest = config.capacities[-2:]
-    return config.slots * sum(longest) + config.prefixes * config.prompt_tokens
+    prompt = -(-config.prompt_tokens // config.key_block) * config.key_block
+    return config.slots * sum(longest) + config.prefixes * prompt

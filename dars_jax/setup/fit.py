@@ -175,7 +175,9 @@ def _engine_bytes(case: Case, slots: int, prefixes: int) -> float:
         prompt_tokens=c.data.max_prompt_tokens, response_tokens=c.rollout.max_tokens, eos_ids=(),
         filters=False, dtype=dtype,
         page_size=kv_cache.page_size(case.hardware.platform, case.model.head_dim, dtype),
-        key_block=kv_cache.key_block(case.hardware.platform),
+        key_block=kv_cache.key_block(
+            case.hardware.platform, c.data.max_prompt_tokens + c.rollout.max_tokens
+        ),
     )  # fmt: skip
     sampling = engine_bytes(config, case.model, tensor, c.rollout.prefill_batch)
     return kept_bytes(case) + sampling

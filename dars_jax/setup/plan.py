@@ -329,7 +329,9 @@ def decode_config(plan: Plan, eos_ids: tuple[int, ...]) -> DecodeConfig:
         filters=c.eval.top_k > 0 or c.eval.top_p < 1,
         dtype=dtype,
         page_size=kv_cache.page_size(plan.platform, plan.model.head_dim, dtype),
-        key_block=kv_cache.key_block(plan.platform),
+        key_block=kv_cache.key_block(
+            plan.platform, c.data.max_prompt_tokens + c.rollout.max_tokens
+        ),
     )
 
 
