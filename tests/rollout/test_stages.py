@@ -10,7 +10,6 @@ import pytest
 from jetstream.engine import engine_api
 from rollouts import CONFIG, COUNT, EOS, expected_counts, make_prompts
 
-from dars_jax.engine import kv_cache
 from dars_jax.engine.jetstream_engine import PolicyEngine
 from dars_jax.engine.programs import Programs
 from dars_jax.engine.session import NonFiniteError, Request, SamplingConfig, Session
@@ -174,66 +173,6 @@ def test_one_rollout_of_one_prompt(engines, baseline):
     got, _ = collect(engines, make_prompts(1), config)
     assert got.keys() == {(3, 0)}
     assert got[3, 0][1] == baseline[3, 0][1]
-
-
-def test_caches_grow_with_the_longest_answer_and_change_none(tiny, engines):
-    small = dataclasses.replace(engines.roomy.config, slots=8, requests=20, response_tokens=70,
-                                eos_ids=(-1,))  # fmt: skip
-    assert small.capacities == (64, 96)  # of 42, 74 and 80, in whole blocks of keys
-    grown = Programs(small, tiny.config, engines.roomy.mesh)
-    sampling = SamplingConfig(temperature=1.0, max_tokens=70)
-    requests = [Request(0, i, i % 3, (0, 1, 0, i % 3, i), 7 * (i % 10) + 7) for i in range(20)]
-
-    def run(session):
-        session.prefill([(0, i, np.arange(8, 16 + i, dtype=np.int32)) for i in range(3)])
-        session.enqueue(requests, sampling)
-        done, lengths = [], set()
-        while len(done) < 20:
-            session.start(16)
-            done += session.finish().finished
-            lengths.add(kv_cache.capacity(session._slots.caches))
-        return session.drain(done), lengths
-
-    got, lengths = run(Session(grown, engines.params, 3))
-    assert lengths == {64, 96}
-    whole = Session(grown, engines.params, 3)
-    whole._resize(8, 96)
-    want, lengths = run(whole)
-    assert lengths == {96}
-    for key, (ids, logprob) in want.items():
-        np.testing.assert_array_equal(got[key][0], ids)
-        np.testing.assert_allclose(got[key][1], logprob, atol=1e-5)
-
-
-def test_a_session_goes_on_with_fewer_slots_as_answers_end_and_changes_none(tiny, engines):
-    many = dataclasses.replace(engines.roomy.config, slots=64, requests=64, response_tokens=16,
-                               eos_ids=(-1,))  # fmt: skip
-    assert many.sizes == (8, 16, 32, 48, 64)
-    assert dataclasses.replace(many, page_size=128).sizes == (8, 16, 32, 64)
-    assert dataclasses.replace(many, slots=5).sizes == (5,)
-    requests = [Request(0, i, i % 3, (0, 1, 0, i % 3, i), 1 + i // 4) for i in range(64)]
-
-    def run(slots):
-        config = dataclasses.replace(many, slots=slots)
-        session = Session(Programs(config, tiny.config, engines.roomy.mesh), engines.params, 3)
-        session.prefill([(0, i, np.arange(8, 16 + i, dtype=np.int32)) for i in range(3)])
-        session.enqueue(requests, SamplingConfig(temperature=1.0, max_tokens=16))
-        done, seen = [], []
-        while len(done) < 64:
-            session.start(16)
-            progress = session.finish()
-            done += progress.finished
-            seen.append((progress.capacity // progress.steps, progress.steps))
-        return session.drain(done), seen
-
-    got, seen = run(64)
-    # four answers end with every step, the first four before any
-    assert seen == [(64, 3), (48, 4), (32, 4), (16, 2), (8, 2)]
-    want, seen = run(5)
-    assert {size for size, _ in seen} == {5}
-    for key, (ids, logprob) in want.items():
-        np.testing.assert_array_equal(got[key][0], ids)
-        np.testing.assert_allclose(got[key][1], logprob, atol=1e-5)
 
 
 def test_no_prompts_are_no_work(engines):
